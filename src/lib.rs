@@ -17,7 +17,7 @@
 //! 7. [`daemon`]: the only place that starts long-lived tasks and holds the whole configuration.
 //! 8. [`cli`]: the commands.
 //!
-//! Data flows one way: due time → probe → result → statistics → metrics. Each result of a guarded release also goes to
+//! Data flows one way: due time → probe → result → statistics → metrics. Each result of a release also goes to
 //! its release controller, which ends a tick each second: results and the state of the cluster → analysis → rollout, a
 //! pure state machine → commands → release engine; and after a rollback results → verification.
 //!

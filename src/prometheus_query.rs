@@ -1,7 +1,7 @@
-//! Users' requests, as Prometheus counts them (`/api/v1/query` of its HTTP API).
+//! Users' requests, counted by Prometheus (`/api/v1/query` of its HTTP API).
 //!
-//! Invariant: what is missing, stale, no number or no single number is unknown. No count is ever made up: a monitor that
-//! is in trouble must look neither like an application without errors nor like one without users.
+//! Invariant: a missing, stale or non-numeric value, or more than one, is unknown. No count is ever made up: a
+//! monitoring system in trouble must look neither like an application without errors nor like one without users.
 
 use std::time::Duration;
 

@@ -41,6 +41,7 @@ fn documents() -> BTreeMap<String, String> {
     names.retain(|name| Path::new(name).extension().is_some_and(|end| end == "md"));
     for name in [
         "README.md",
+        "ARCHITECTURE.md",
         "CONTRIBUTING.md",
         "SECURITY.md",
         "CHANGELOG.md",
@@ -164,6 +165,37 @@ fn every_named_file_is_there() {
             );
         }
     }
+}
+
+/// `ARCHITECTURE.md` names types, variants and functions; each is in the code.
+#[test]
+fn every_named_type_is_in_the_code() {
+    let page = read("ARCHITECTURE.md");
+    let mut sources = Vec::new();
+    files("src", &mut sources);
+    sources.retain(|file| Path::new(file).extension().is_some_and(|end| end == "rs"));
+    let code: String = sources.iter().map(|file| read(file)).collect();
+    let defined = Regex::new(r"\b(?:struct|enum|trait|type) (\w+)").unwrap();
+    let types: BTreeSet<&str> = defined
+        .captures_iter(&code)
+        .map(|found| found.get(1).unwrap().as_str())
+        // Macros define these, as `Reason { … }`.
+        .chain(["Reason", "UnknownReason"])
+        .collect();
+    let name = Regex::new(r"`([A-Z]\w+)(?:::(\w+))?`").unwrap();
+    let mut count = 0;
+    for found in name
+        .captures_iter(&prose(&page))
+        .filter(|it| &it[1] != "CamelCase")
+    {
+        assert!(types.contains(&found[1]), "there is no type {}", &found[1]);
+        if let Some(member) = found.get(2) {
+            let member = Regex::new(&format!(r"\b{}\b", member.as_str())).unwrap();
+            assert!(member.is_match(&code), "there is no {}", &found[0]);
+        }
+        count += 1;
+    }
+    assert!(count > 80, "{count}");
 }
 
 /// What an excerpt leaves out: a cluster, a release and the token that alerts need.

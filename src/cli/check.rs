@@ -1,4 +1,4 @@
-//! `leadsman check`: is the configuration right, and what is in force.
+//! `leadsman check`: shows all errors of the configuration, or the settings in force.
 
 use std::process::ExitCode;
 

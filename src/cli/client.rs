@@ -1,4 +1,4 @@
-//! The daemon's API, as the commands ask it.
+//! The client for the daemon's API.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,7 +27,7 @@ const LONG_PATIENCE: Duration = Duration::from_secs(30);
 /// The longest that a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// While nobody acts it is asked again for so long: after a clean stop another replica takes over within a second or two.
+/// How long to retry while no replica leads: after a clean stop another one takes over within a second or two.
 const WAIT: Duration = Duration::from_secs(5);
 
 /// Between two tries.
@@ -95,9 +95,9 @@ pub(super) fn reason(text: &str) -> Result<String, String> {
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RequestError {
-    /// Nobody can be reached.
+    /// No daemon can be reached.
     Unreachable(String),
-    /// A daemon answers, but nobody can do this at the moment.
+    /// A daemon answers, but no replica can do this at the moment.
     NotNow(String),
     /// The daemon says no: its status and its words.
     Refused(u16, String),
@@ -205,7 +205,7 @@ impl DaemonClient {
         })
     }
 
-    /// The same, asked again for another time while nobody acts.
+    /// The same, with another time to retry while no replica leads.
     pub(super) fn waiting(self, wait: Duration) -> Self {
         Self { wait, ..self }
     }
@@ -299,7 +299,7 @@ impl DaemonClient {
         })
     }
 
-    /// Asks, and asks again for a while when nobody acts and nothing was done.
+    /// Sends a request, and retries for a while if no replica leads and nothing was done.
     async fn fetch(
         &self,
         method: Method,
@@ -443,7 +443,7 @@ impl DaemonClient {
     }
 }
 
-/// What another try may get another answer to: nobody acts at the moment, or something in between says so.
+/// Answers that a retry may change: no replica leads at the moment, or a proxy in between says so.
 fn is_passing(status: StatusCode) -> bool {
     matches!(
         status,

@@ -1,4 +1,4 @@
-//! `leadsman gate`: a pipeline waits for the verdict on what it has deployed.
+//! `leadsman gate`: lets a pipeline wait for the verdict on what it has deployed.
 
 use std::process::ExitCode;
 use std::time::Duration;

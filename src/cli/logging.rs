@@ -1,4 +1,4 @@
-//! Log lines: text on a terminal, JSON otherwise, or as asked for.
+//! Sets up log lines: text on a terminal, JSON otherwise, or as requested.
 
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;

@@ -1,4 +1,5 @@
-//! The commands. Each is a short shell around the library: read the configuration, do one thing, give an exit code.
+//! The commands. Each is a thin shell around the library: it reads the configuration, does one thing, and returns an
+//! exit code.
 
 /// Prints a line.
 macro_rules! say {
@@ -148,7 +149,7 @@ impl ConfigArgs {
         }
     }
 
-    /// Whether somebody named a configuration, or one lies where it is looked for.
+    /// Whether a configuration was named, or one exists at the default place.
     pub(crate) fn is_there(&self) -> bool {
         self.config.is_some() || DEFAULT_FILES.iter().any(|file| Path::new(file).exists())
     }

@@ -1,4 +1,4 @@
-//! `leadsman probe NAME or URL`: one result with its phases, as a person would use curl.
+//! `leadsman probe NAME or URL`: one probe with its phases, like a person would use curl.
 
 use std::process::ExitCode;
 use std::sync::Arc;

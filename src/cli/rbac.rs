@@ -1,4 +1,4 @@
-//! `leadsman rbac`: the least that Leadsman must be allowed, for the releases that the configuration names.
+//! `leadsman rbac`: prints the least rights that Leadsman needs for the configured releases.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;

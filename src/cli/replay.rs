@@ -1,4 +1,4 @@
-//! `leadsman replay FILE`: judges a recorded watch again.
+//! `leadsman replay FILE`: replays a recorded analysis.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

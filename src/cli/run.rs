@@ -1,4 +1,4 @@
-//! `leadsman run`: the daemon, until a signal.
+//! `leadsman run`: runs the daemon until a signal.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -137,11 +137,11 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
 
 /// What the loop has found to do.
 enum LoopTask {
-    /// The configuration is to be read again; somebody may wait for how that went.
+    /// Reload the configuration; the result goes to the caller, if there is one.
     Reload(Option<ReloadRequest>),
-    /// Another one acts.
+    /// The leader changed.
     Follow,
-    /// A watch may have ended for whose end settings wait.
+    /// An analysis may have ended that new settings wait for.
     Settle,
 }
 
@@ -164,14 +164,14 @@ async fn carry_out(
     }
 }
 
-/// The files of the configuration are looked at as often: by content, since a ConfigMap changes by a link that is set
-/// anew, and editors write twice.
+/// Interval of checking the configuration files. They are compared by content, since a ConfigMap changes by replacing a
+/// link, and editors write twice.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// A change further on than this is not noticed.
+/// Bytes of a file that are compared.
 const MAX_FILE: u64 = 64 * 1024 * 1024;
 
-/// What the files hold now, in short. One that cannot be read holds nothing, and is told of by the reload.
+/// Digest of the files. An unreadable one counts as empty, and the reload reports it.
 async fn contents(sources: &ConfigArgs) -> [u8; 32] {
     let files = sources.sources().files;
     let read = tokio::task::spawn_blocking(move || {
@@ -189,10 +189,11 @@ async fn contents(sources: &ConfigArgs) -> [u8; 32] {
     read.await.unwrap_or_default()
 }
 
-/// Results a second that one thread takes with room to spare; a result costs 50 to 250 µs.
+/// Probes per second that one thread runs with room to spare; a probe costs 50 to 250 µs.
 const SOUNDINGS_PER_WORKER: f64 = 1500.0;
 
-/// As few threads as the rate needs: each further one makes every result dearer, because threads wake one another.
+/// The fewest threads for the rate: each further one makes every probe more expensive, because threads wake one
+/// another.
 fn workers(settings: &Settings) -> usize {
     let rate: f64 = settings
         .probes()
@@ -209,7 +210,7 @@ async fn second_stop(signals: &mut Signals) {
     while signals.next().await != SignalRequest::Stop {}
 }
 
-/// The releases that are selected, when they change.
+/// The releases that the selectors match, when they change.
 async fn next(
     discoveries: &mut Option<watch::Receiver<Vec<DiscoveredRelease>>>,
 ) -> Vec<DiscoveredRelease> {
@@ -221,7 +222,7 @@ async fn next(
     std::future::pending().await
 }
 
-/// Somebody who asks over HTTP.
+/// The next reload request from HTTP.
 async fn asked_for(reloads: &mut Option<mpsc::Receiver<ReloadRequest>>) -> ReloadRequest {
     if let Some(reloads) = reloads
         && let Some(order) = reloads.recv().await
@@ -231,7 +232,7 @@ async fn asked_for(reloads: &mut Option<mpsc::Receiver<ReloadRequest>>) -> Reloa
     std::future::pending().await
 }
 
-/// Reads the configuration again and puts it in force; why not, when it is wrong.
+/// Reloads the configuration; returns its errors if it is invalid.
 async fn reload(
     daemon: &Daemon,
     sources: &ConfigArgs,

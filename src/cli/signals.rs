@@ -1,4 +1,4 @@
-//! The signals that a container's runtime or a person sends.
+//! Signals from a container's runtime or a person.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 

@@ -1,4 +1,4 @@
-//! `leadsman slo`: what is promised, what of its budget is left, and for how long.
+//! `leadsman slo`: shows each objective, what is left of its budget, and for how long.
 
 use std::process::ExitCode;
 use std::time::Duration;

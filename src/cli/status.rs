@@ -1,4 +1,4 @@
-//! `leadsman status` and `leadsman history`: what the daemon knows, for people.
+//! `leadsman status` and `leadsman history`: show what the daemon knows.
 
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
@@ -246,7 +246,7 @@ fn say_step(step: &Value) {
     );
 }
 
-/// A text of an answer; empty where there is none.
+/// A text of an answer; empty if there is none.
 pub(super) fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or("")
 }

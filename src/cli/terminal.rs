@@ -1,8 +1,8 @@
-//! The terminal: everything that a command prints, and every log line, goes through here.
+//! The terminal: the only way by which commands print and log.
 //!
 //! Invariants:
-//! - text from outside moves no cursor, sets no title and turns no direction: control characters and invisible ones are
-//!   shown escaped, as `\u001b`, which is valid JSON as well;
+//! - text from outside moves no cursor, sets no title and changes no writing direction: control and invisible
+//!   characters are escaped, as `\u001b`, which is valid JSON as well;
 //! - a record is a line, so a line break within it is escaped too.
 
 use std::borrow::Cow;
@@ -107,7 +107,7 @@ pub(super) fn print_document(text: &str) -> io::Result<()> {
     }
 }
 
-/// Prints a line on standard error. When even that cannot be written, there is nobody to tell.
+/// Prints a line on standard error. If that fails, there is no way to report it.
 pub(super) fn complain(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", escaped(text));
 }
@@ -131,7 +131,7 @@ pub(super) fn take_back(lines: usize) {
     }
 }
 
-/// Whether somebody looks at what is printed.
+/// Whether the output is a terminal.
 pub(super) fn is_watched() -> bool {
     io::stdout().is_terminal()
 }

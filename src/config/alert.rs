@@ -1,4 +1,4 @@
-//! `[[release.alert]]`: which alerts of Alertmanager are evidence about a release, and how much they weigh.
+//! `[[release.alert]]`: which alerts of Alertmanager are evidence about a release, and how much each counts.
 
 use regex::RegexBuilder;
 

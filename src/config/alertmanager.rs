@@ -1,4 +1,4 @@
-//! `[alertmanager]`: who is told of what is wrong.
+//! `[alertmanager]`: the Alertmanagers that get our alerts.
 
 use std::time::Duration;
 

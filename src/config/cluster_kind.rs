@@ -1,7 +1,7 @@
-//! Kinds of objects in no namespace, as the configuration names them.
+//! Kinds of objects without a namespace, as written in the configuration.
 //!
-//! A kind alone is that of Kubernetes itself. Anybody may define a kind of the same name in a group of their own, and what
-//! allows the one must not allow the other; so every other kind is named with its group.
+//! A kind alone means that of Kubernetes itself. Other kinds need their group: anyone may define a kind of the same
+//! name in a group of their own, and allowing one must not allow the other.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! Settings that are right one by one and cannot work together, or may not.
+//! Settings that are valid one by one, but not together.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! `[[dependency]]`, things that belong to no release, and `needs`, which names those that a probe's answers hang on.
+//! `[[dependency]]`, probes without a release, and `needs`, which names what a probe depends on.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -24,7 +24,7 @@ const OF_RELEASES: [&str; 3] = ["pods", "needs", "objective"];
 pub enum NeedsEntry {
     /// A `[[dependency]]`.
     Dependency(Box<str>),
-    /// Another guarded release.
+    /// Another release.
     Release(Namespace, ReleaseName),
 }
 

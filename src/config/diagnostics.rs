@@ -1,4 +1,4 @@
-//! Mistakes in a configuration: collected, and shown all at once with their places.
+//! Errors of a configuration: collected, and shown all at once with their places.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet}
 
 use super::source_location::SourceLocation;
 
-/// More than these are not shown; nobody mends more at once, and a file of garbage has no end of them.
+/// Maximum number of errors that are shown: nobody fixes more at once, and a file of garbage has no end of them.
 const SHOWN: usize = 50;
 
 /// Longer source lines are not shown beside the complaint.

@@ -1,4 +1,4 @@
-//! The keys that say what counts as a good answer.
+//! `expect`: what counts as a success.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! `[kubernetes]`: the cluster that the releases live in; and which pods a probe asks directly.
+//! `[kubernetes]`, `[lease]` and the pods that a probe reaches directly.
 
 use std::path::PathBuf;
 use std::time::Duration;

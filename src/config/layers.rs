@@ -1,7 +1,7 @@
-//! From files, variables and flags to one merged tree in which each value knows where it was written.
+//! Merges files, variables and flags into one tree in which each value knows where it was written.
 //!
 //! The `config` crate merges. Arrays of named tables (`[[release]]`, their `[[release.probe]]`, `[[module]]`) become
-//! tables by name before, so that a later layer can change one key of one of them.
+//! tables by name first, so that a later layer can change one key of one of them.
 
 use std::collections::HashSet;
 use std::fs::File;

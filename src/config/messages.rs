@@ -1,4 +1,4 @@
-//! `[slack]` and `[webhook]`: who is told of rollouts in words.
+//! `[slack]` and `[webhook]`: receivers of messages about rollouts.
 
 use super::alertmanager::url;
 use super::probe_http::{auth, secret};
@@ -20,7 +20,7 @@ pub(super) fn slack(mut table: ConfigTable, notes: &mut ReaderNotes) -> Option<R
     receiver
 }
 
-/// Reads `[webhook]`: its address is none, but may be in a file as well.
+/// Reads `[webhook]`. Its address is not secret by itself, but may be in a file as well.
 pub(super) fn webhook(mut table: ConfigTable, notes: &mut ReaderNotes) -> Option<ReceiverConfig> {
     let (path, location) = (table.path.clone(), table.location.clone());
     let address = if table.has("url_file") {

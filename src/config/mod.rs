@@ -1,11 +1,11 @@
-//! `probes.toml`, overlays, variables and flags, read into settings that cannot be wrong.
+//! Reads `probes.toml`, overlays, variables and flags into valid settings.
 //!
-//! Layers, later ones win: what is built in, the file, the overlays, `LEADSMAN__…` variables, flags.
-//! Every mistake is shown at once, with its place; a hint is no mistake.
+//! Layers, later ones win: defaults, the file, the overlays, `LEADSMAN__…` variables, flags. All errors are shown at
+//! once, each with its place; a hint is not an error.
 //!
 //! Invariants:
-//! - who gets [`Settings`] need not check them again;
-//! - a secret is never part of a message, of [`EffectiveSetting`], or of `Debug`.
+//! - [`Settings`] need no further checks;
+//! - no secret is part of a message, of [`EffectiveSetting`], or of `Debug`.
 
 mod alert;
 mod alertmanager;
@@ -55,7 +55,7 @@ pub struct Sources {
     pub environment: Vec<(String, String)>,
     /// Key paths (as `release.mykadoo.base_url`) and values.
     pub flags: Vec<(String, String)>,
-    /// The releases that the cluster has, for those that are guarded by `select`.
+    /// The cluster's releases that a selector matches.
     pub discovered: Vec<DiscoveredRelease>,
 }
 

@@ -1,4 +1,4 @@
-//! The files that a configuration names. What is in them is read when it is used, so they may come and change later.
+//! The files that a configuration names. They are read when they are used, so they may appear and change later.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! `objective`: what is promised of a release, or of one probe.
+//! `objective`: the promise of a release, or of one probe.
 
 use super::settings::ObjectivesConfig;
 use super::value_reader::{ConfigTable, ConfigValue, ReaderNotes};
@@ -7,7 +7,7 @@ use crate::core::slo::{BurnTier, Objective};
 const TARGET: (f64, f64) = (50.0, 99.999);
 const MOST_DAYS: u32 = 30;
 
-/// Reads the table, where there is one.
+/// Reads the table, if there is one.
 pub(super) fn objectives(
     table: &mut ConfigTable,
     has_threshold: bool,
@@ -63,7 +63,7 @@ pub(super) fn objectives(
     }
 }
 
-/// A tier that can never fire is none: who relies on it hears nothing.
+/// Reject tiers that can never fire at this objective.
 fn never(objective: &Objective, all: bool, item: &ConfigValue, notes: &mut ReaderNotes) {
     for tier in &objective.tiers {
         let threshold = objective.threshold(*tier);

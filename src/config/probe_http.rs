@@ -1,4 +1,4 @@
-//! The keys that say what is sent: method, headers, body, credentials.
+//! The keys of an HTTP request: method, headers, body, credentials.
 
 use std::path::PathBuf;
 

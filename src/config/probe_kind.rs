@@ -1,4 +1,4 @@
-//! The keys that say how to ask: the same for probes and modules.
+//! The keys of a probe's transport, shared by probes and modules.
 
 use super::expect::{LATENCY, SECOND_TO_TEN_YEARS, expect};
 use super::probe_http::{auth, body, headers, method};
@@ -41,7 +41,7 @@ const HTTP_ONLY: [&str; 18] = [
 
 const TCP_ONLY: [&str; 4] = ["send", "expect_line", "dialogue", "start_with_tls"];
 
-/// Notes what holds for a question where nobody said otherwise.
+/// Notes the defaults of a probe as effective settings.
 pub(super) fn defaults(path: &str, is_tcp: bool, notes: &mut ReaderNotes) {
     notes.defaults(
         path,

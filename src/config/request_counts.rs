@@ -14,7 +14,7 @@ const TIMEOUT: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 /// The longest query.
 const MAX_QUERY: usize = 4096;
 
-/// Reads the table, where there is one.
+/// Reads the table, if there is one.
 pub(super) fn requests(
     table: &mut ConfigTable,
     notes: &mut ReaderNotes,

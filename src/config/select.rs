@@ -1,4 +1,4 @@
-//! `select`: one [[release]] for all releases of a namespace, or for those with some labels.
+//! `select`: one `[[release]]` for all releases of a namespace, or for those with certain labels.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! `[serve]`: the listener and what it allows.
+//! `[serve]`: the listener and its limits.
 
 use std::net::SocketAddr;
 use std::time::Duration;

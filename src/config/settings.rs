@@ -1,6 +1,6 @@
-//! The checked settings: what the rest of the program sees. Nobody re-checks them.
+//! The checked settings, as the rest of the program uses them.
 //!
-//! Bounds that hold for every value here are enforced by the reader (`config::read`), and are named beside the field.
+//! The readers (`config::tables` and its neighbours) enforce the bounds that are named beside each field.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,20 +25,20 @@ use crate::core::rollout::RolloutLimits;
 use crate::core::slo::Objective;
 use crate::core::units::{Namespace, ProbeId, ReleaseName};
 
-/// Everything that a run of Leadsman was told.
+/// All settings of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// The HTTP listener.
     pub serve: ServeConfig,
-    /// The most results under way at one time over all probes; 1 to 1 000 000.
+    /// Maximum number of probes in flight, over all probes; 1 to 1 000 000.
     pub max_in_flight: usize,
     /// When to doubt ourselves instead of the targets.
     pub self_check: SelfCheckConfig,
     /// Things that belong to no release and that probes need, in the order of the file; at most 256.
     pub dependencies: Vec<Arc<ProbeConfig>>,
-    /// The guarded releases, in the order of the file.
+    /// The releases, in the order of the file.
     pub releases: Vec<ReleaseConfig>,
-    /// Namespaces of which all releases, or some, are guarded, whatever their names.
+    /// Selectors of releases in namespaces.
     pub selections: Vec<ReleaseSelector>,
     /// What `/probe?module=` may name.
     pub modules: BTreeMap<String, ModuleConfig>,
@@ -46,11 +46,11 @@ pub struct Settings {
     pub state: Option<PathBuf>,
     /// ConfigMaps in which it is kept as well, for the next pod.
     pub state_map: Option<StateConfigMap>,
-    /// Who is told of what is wrong; nobody unless said.
+    /// Receivers of alerts; none by default.
     pub alertmanager: Option<AlertmanagerConfig>,
-    /// Who is told of rollouts in words: at most one Slack and one webhook.
+    /// Receivers of messages about rollouts: at most one Slack and one webhook.
     pub receivers: Vec<ReceiverConfig>,
-    /// The cluster that the releases live in; without it they are probed and not judged.
+    /// The cluster of the releases; without it they are probed and not analyzed.
     pub kubernetes: Option<KubernetesConfig>,
     /// The Lease by which several replicas agree on who acts; without it there is one replica.
     pub lease: Option<LeaseConfig>,
@@ -82,18 +82,18 @@ pub struct LeaseConfig {
 pub struct LeaseTimes {
     /// It is renewed this often; 2 s by default.
     pub renew: Duration,
-    /// Whoever could not renew it for so long stops acting; 10 s by default.
+    /// A holder that could not renew it for this long stops acting; 10 s by default.
     pub deadline: Duration,
-    /// Others take it when it was not renewed for so long; 15 s by default, whole seconds.
+    /// Others take it when it was not renewed for this long; 15 s by default, whole seconds.
     pub duration: Duration,
 }
 
-/// `[slack]` or `[webhook]`: somebody who is told of rollouts.
+/// `[slack]` or `[webhook]`: a receiver of messages about rollouts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReceiverConfig {
     /// `slack` or `webhook`.
     pub name: &'static str,
-    /// How it is told.
+    /// Its message format.
     pub form: MessageFormat,
     /// Where; of Slack that is a secret.
     pub url: Secret,
@@ -103,11 +103,11 @@ pub struct ReceiverConfig {
     pub signing_key: Option<Secret>,
     /// Whom to trust.
     pub tls: TlsConfig,
-    /// Whether it is also told of revisions that are kept, or of which nothing can be said.
+    /// Whether it also gets messages about revisions that passed or are inconclusive.
     pub kept: bool,
 }
 
-/// How somebody is told.
+/// A message format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MessageFormat {
     /// As Slack's incoming webhooks take it.
@@ -116,7 +116,7 @@ pub enum MessageFormat {
     Json,
 }
 
-/// `[alertmanager]`: the Alertmanagers, all of which are told the same.
+/// `[alertmanager]`: the Alertmanagers, all of which get the same alerts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AlertmanagerConfig {
     /// Where they are, without `/api/v2`; each address of a name is one. 1 to 16.
@@ -149,7 +149,7 @@ pub struct StateConfigMap {
 pub struct ReleaseSelector {
     /// The namespace.
     pub namespace: Namespace,
-    /// Labels, as `helm upgrade --labels` sets them; none takes all releases.
+    /// Labels, as `helm upgrade --labels` sets them; without any, all releases match.
     pub labels: BTreeMap<String, String>,
 }
 
@@ -175,7 +175,7 @@ pub struct DiscoveredRelease {
     pub labels: BTreeMap<String, String>,
 }
 
-/// `[kubernetes]`: how the cluster is reached, and how releases are rolled back there.
+/// `[kubernetes]`: how to reach the cluster, and how to roll releases back there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KubernetesConfig {
     /// A kubeconfig file; without it we are the service account of our own pod.
@@ -261,18 +261,19 @@ pub struct ServeTlsConfig {
     pub cert_file: PathBuf,
     /// Its key, as PEM.
     pub key_file: PathBuf,
-    /// Authorities one of which must have signed the certificate of a client; without it none is asked for.
+    /// Certificate authorities for client certificates; without it no client certificate is requested.
     pub client_ca_file: Option<PathBuf>,
 }
 
-/// `[self_check]`: when a result is unknown because we, and not the target, are in trouble.
+/// When a result is unknown because we, and not the target, are in trouble.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SelfCheckConfig {
-    /// A result that started or ended so much later than it should have is unknown; 50 ms to 1 min.
+    /// A probe that started or ended this much later than it should have is unknown; 50 ms to 1 min.
     pub late_after: Duration,
-    /// When the targets of at least so many different hosts all fail to connect, we doubt our own network; 0 is never.
+    /// If the targets of at least this many different hosts all fail to connect, our own network is suspect; 0 is
+    /// never.
     pub hosts_failing: usize,
-    /// A probe of something that does not belong to any release. While it fails, results are unknown.
+    /// The control probe, of a target outside all releases. While it fails, failures are unknown.
     pub control: Option<Arc<ProbeConfig>>,
 }
 
@@ -285,11 +286,11 @@ pub struct ReleaseConfig {
     pub namespace: Namespace,
     /// Its probes, in the order of the file; names are unique.
     pub probes: Vec<Arc<ProbeConfig>>,
-    /// How it is guarded.
+    /// How its revisions are analyzed and rolled back.
     pub controller: GuardConfig,
-    /// The directory that holds its history, when it is an embedded release; then its revisions are judged.
+    /// The directory with its history, if it is an embedded release; then its revisions are analyzed.
     pub embedded: Option<PathBuf>,
-    /// Whether it lives in the cluster of `[kubernetes]`; then its revisions are judged.
+    /// Whether it is in the cluster of `[kubernetes]`; then its revisions are analyzed.
     pub in_cluster: bool,
     /// What is promised of all its probes together.
     pub objectives: ObjectivesConfig,
@@ -308,7 +309,7 @@ pub struct RequestCountsConfig {
     pub errors: String,
     /// The same for all requests.
     pub total: String,
-    /// How often they are counted during a watch; 5 s to 5 min, at least four scrapes.
+    /// Interval of counting during an analysis; 5 s to 5 min, at least four scrapes.
     pub interval: Duration,
     /// How long an answer may take; 100 ms to 30 s.
     pub timeout: Duration,
@@ -327,7 +328,7 @@ pub struct AlertRule {
     pub weight: AlertWeight,
 }
 
-/// What an alert means that began while a revision was watched.
+/// What an alert means that began under a new revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AlertWeight {
@@ -337,13 +338,13 @@ pub enum AlertWeight {
     #[default]
     #[serde(alias = "doubt")]
     Inconclusive,
-    /// It rejects the revision.
+    /// It rejects.
     #[serde(alias = "convict")]
     Reject,
 }
 
 impl ReleaseConfig {
-    /// Whether its revisions are judged.
+    /// Whether its revisions are analyzed.
     pub fn is_guarded(&self) -> bool {
         self.embedded.is_some() || self.in_cluster
     }
@@ -360,7 +361,7 @@ impl ReleaseConfig {
     }
 }
 
-/// `mode` and `[release.rollback]`: how the revisions of a release are judged and rolled back.
+/// `mode` and `[release.rollback]`: how the revisions of a release are analyzed and rolled back.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GuardConfig {
     /// Whether, and how far.
@@ -378,7 +379,7 @@ pub struct GuardConfig {
 /// What an alarm of the bake does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum BakeAction {
-    /// People are told, and the revision is not known to be good.
+    /// A notice is sent, and the revision is not known to be good.
     #[default]
     Notify,
     /// The revision is rolled back.
@@ -445,32 +446,32 @@ impl GuardConfig {
         }
     }
 
-    /// From one result of a probe to the next during a watch.
+    /// Interval of probes during an analysis.
     pub fn interval(&self) -> Duration {
         Duration::from_secs_f64(self.rule.interval_s)
     }
 }
 
-/// One `[[release.probe]]` or `[[dependency]]`: a question, to whom, and how often.
+/// One `[[release.probe]]` or `[[dependency]]`: a request, its target, and its interval.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProbeConfig {
     /// Namespace, release and name; those of a dependency are empty.
     pub id: ProbeId,
-    /// To whom the question is put.
+    /// The target.
     pub target: Target,
     /// How, and what counts as a good answer.
     pub kind: ProbeKind,
     /// From one due time to the next; 100 ms to 1 day.
     pub interval: Duration,
-    /// The same while a revision of its release, or of one that needs it, is judged; `None` where revisions are not.
+    /// The interval during an analysis of its release, or of one that needs it; `None` without analyses.
     pub analysis_interval: Option<Duration>,
-    /// How long one result may take; 1 ms to 60 s.
+    /// Timeout of one probe; 1 ms to 60 s.
     pub timeout: Duration,
     /// The span of the rolling window; 10 s to 1 h.
     pub window: Duration,
     /// The latency that is promised; an edge of the histogram. 1 ms to 60 s.
     pub latency_objective: Option<Duration>,
-    /// Which pods are asked directly as well, during a watch.
+    /// Pods that are also probed directly, during an analysis.
     pub pods: Option<PodTarget>,
     /// What its answers hang on: while one of these fails, its failures are unknown.
     pub needs: Vec<NeedsEntry>,
@@ -499,14 +500,14 @@ pub struct PodTarget {
 }
 
 impl ProbeConfig {
-    /// The shortest interval at which it is asked.
+    /// The shorter of both intervals.
     pub fn shortest_interval(&self) -> Duration {
         let watched = self.analysis_interval.unwrap_or(self.interval);
         self.interval.min(watched)
     }
 
-    /// The most results of this probe under way at a time: as many as can be due within one timeout, and one more,
-    /// so that a target that hangs costs no slot.
+    /// Maximum number of this probe in flight: as many as can be due within one timeout, and one more, so that a target
+    /// that hangs costs no slot.
     pub fn max_in_flight(&self) -> u32 {
         let interval = self.shortest_interval();
         if interval > self.timeout {
@@ -517,14 +518,14 @@ impl ProbeConfig {
     }
 }
 
-/// One `[[module]]`: a question without a target, for `/probe?target=…&module=…`.
+/// One `[[module]]`: a request without a target, for `/probe?target=…&module=…`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModuleConfig {
     /// The name that the request gives.
     pub name: String,
     /// How to ask, and what counts as a good answer.
     pub kind: ProbeKind,
-    /// The longest that a result may take; the scrape timeout may shorten it. `None`: the scrape timeout alone.
+    /// The timeout; the scrape timeout may shorten it. `None`: the scrape timeout alone.
     pub timeout: Option<Duration>,
 }
 
@@ -566,7 +567,7 @@ pub struct HttpProbeConfig {
     pub http: HttpVersions,
     /// Connection and TLS.
     pub connect: ConnectConfig,
-    /// New connection for each result, or kept.
+    /// A new connection for each probe, or kept ones.
     pub connection: ConnectionReuse,
     /// `http://host:port` of a proxy; none unless asked for, and never from the environment.
     pub proxy: Option<Target>,
@@ -644,12 +645,12 @@ pub enum IpFamily {
     /// The system's order; the next address is tried when one refuses.
     #[default]
     Any,
-    /// The first IPv4 address; with `fallback`, the first IPv6 address where there is none.
+    /// The first IPv4 address; with `fallback`, the first IPv6 address if there is none.
     V4 {
         /// Whether the other family will do.
         fallback: bool,
     },
-    /// The first IPv6 address; with `fallback`, the first IPv4 address where there is none.
+    /// The first IPv6 address; with `fallback`, the first IPv4 address if there is none.
     V6 {
         /// Whether the other family will do.
         fallback: bool,
@@ -685,20 +686,20 @@ pub enum HttpVersions {
     Http2,
 }
 
-/// Whether a result opens a connection of its own.
+/// Whether a probe opens a connection of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ConnectionReuse {
-    /// Each result exercises resolve, connect and TLS.
+    /// Each probe exercises resolve, connect and TLS.
     #[default]
     New,
-    /// The connection of an earlier result is used where there is one.
+    /// The connection of an earlier probe is reused.
     KeepAlive,
 }
 
 /// How redirects are treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RedirectConfig {
-    /// The most redirects that are followed; 0 to 20. With 0 the 3xx answer itself is judged.
+    /// Maximum number of redirects; 0 to 20. With 0 the 3xx answer itself is checked.
     pub max: u8,
     /// Where they may lead.
     pub scope: RedirectScope,
@@ -707,7 +708,7 @@ pub struct RedirectConfig {
 /// Where a redirect may lead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RedirectScope {
-    /// Only to the host that was asked, on any port and scheme.
+    /// Only to the original host, on any port and scheme.
     #[default]
     SameHost,
     /// Anywhere. Credentials do not go along to another host.

@@ -1,4 +1,4 @@
-//! From the merged tree to checked settings.
+//! Turns the merged tree into checked settings.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;

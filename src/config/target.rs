@@ -1,4 +1,4 @@
-//! Whom a question is put to: an address that was parsed once and is known to be usable.
+//! The address of a target, parsed once and known to be usable.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! The keys that say how the target is reached: addresses, TLS, proxy, redirects.
+//! The keys of a connection: addresses, TLS, proxy, redirects.
 
 use super::layers::NodeKind;
 use super::probe_http::path;

@@ -1,7 +1,7 @@
-//! Reading values out of the merged tree: typed, bounded, and with every mistake noted instead of the first returned.
+//! Reads values out of the merged tree: typed, bounded, and with every error noted instead of only the first returned.
 //!
-//! A getter that finds a mistake notes it and gives a harmless value, so that reading goes on; whoever asked is not
-//! used, since one mistake is enough to refuse the whole.
+//! A getter that finds an error notes it and returns a harmless value, so that reading continues. The settings are then
+//! not used, since one error is enough to refuse all.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -27,7 +27,7 @@ pub struct EffectiveSetting {
 /// Keys whose values must never be shown.
 const SECRET_KEYS: [&str; 3] = ["password", "bearer_token", "signing_key"];
 
-/// Values of one list, or rules of one kind. Nobody writes as many by hand.
+/// Maximum number of values in a list, or of rules of one kind: more than anyone writes by hand.
 const MAX_ITEMS: usize = 100;
 
 /// What is noted while reading.
@@ -91,7 +91,7 @@ impl ReaderNotes {
         });
     }
 
-    /// Settings that nobody wrote, and their built-in values.
+    /// Settings that were not written, with their defaults.
     pub(super) fn defaults(&mut self, table: &str, built_in: &[(&str, &dyn Display)]) {
         for (key, value) in built_in {
             let path = if table.is_empty() {
@@ -145,7 +145,7 @@ impl ConfigValue {
     }
 }
 
-/// A table that is being read. Keys that nobody asks for are mistakes, see [`ConfigTable::end`].
+/// A table that is being read. Keys that no reader takes are errors, see [`ConfigTable::end`].
 #[derive(Debug)]
 pub(super) struct ConfigTable {
     pub(super) path: String,
@@ -243,7 +243,7 @@ impl ConfigTable {
         rules
     }
 
-    /// Complains about every key that nobody asked for, and names the nearest one that is known.
+    /// Notes an error for every key that no reader took, and names the nearest known one.
     pub(super) fn end(self, notes: &mut ReaderNotes) {
         for (key, node) in &self.entries {
             let near = nearest(key, &self.known);

@@ -1,4 +1,4 @@
-//! Values with a notation of their own: sizes, statuses, patterns, expectations about JSON.
+//! Values with a notation of their own: sizes, statuses, patterns, JSON expectations.
 
 use jsonpath_rust::parser::parse_json_path;
 use regex::{Regex, RegexBuilder};

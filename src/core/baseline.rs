@@ -1,9 +1,9 @@
-//! What the last known-good revision measured: the hour before a new revision appears.
+//! The baseline: measurements of the last known-good revision, in the hour before a new one appears.
 //!
 //! Invariants:
-//! - only good and failures count, and only while a revision that is not in doubt serves;
-//! - time in which nothing was recorded does not use up the hour: after a bad revision the hour before it is still
-//!   there, until it is a day old;
+//! - only successes and failures count, and only while a revision that is not in doubt serves;
+//! - time without results does not use up the hour: after a bad revision the hour before it is still there, until it is
+//!   a day old;
 //! - the memory is fixed: 60 cells of a minute for each probe.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -44,7 +44,7 @@ pub struct Baseline {
     latencies: BaselineLatencies,
 }
 
-/// Latencies of good answers: those of the half hour that runs, and of the one before it.
+/// Latencies of successes, in the current half hour and in the one before.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct BaselineLatencies {
     /// Half hours since 1970.
@@ -78,7 +78,7 @@ impl BaselineLatencies {
         sum.into_iter().collect()
     }
 
-    /// What was read from outside may hold any bucket.
+    /// Checks a stored value, which may contain any bucket.
     fn bounded(mut self) -> Self {
         for part in [&mut self.now, &mut self.before] {
             part.retain(|bucket, count| usize::from(*bucket) < BUCKETS && *count < 1 << 40);
@@ -87,10 +87,10 @@ impl BaselineLatencies {
     }
 }
 
-/// How a time has gone.
+/// Results of a span of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LongestGap {
-    /// Minutes in which there were results.
+    /// Minutes with results.
     pub minutes: u32,
     /// Failures in them.
     pub failed: u64,
@@ -130,7 +130,8 @@ impl Baseline {
         }
     }
 
-    /// Follows a result of a revision under judgement: it is no baseline, but says whether the probe fails now.
+    /// Takes a result of a revision under analysis: it does not count for the baseline, but says whether the probe
+    /// fails now.
     pub fn follow(&mut self, mark: TickOutcome) {
         match mark {
             TickOutcome::Success => self.failing = 0,
@@ -142,17 +143,17 @@ impl Baseline {
         }
     }
 
-    /// Counts how long a good answer of a revision that is not in doubt took.
+    /// Counts the latency of a success of a revision that is not in doubt.
     pub fn took(&mut self, latency: Duration, now: Time) {
         self.latencies.count(latency, now);
     }
 
-    /// The latencies of good answers in the last hour or so that was recorded.
+    /// Latencies of successes in the last recorded hour or so.
     pub fn latencies(&self) -> BaselineHistogram {
         self.latencies.histogram()
     }
 
-    /// Failures and results of the last hour that was recorded.
+    /// Failures and results of the last recorded hour.
     pub fn counts(&self, now: Time) -> (u64, u64) {
         let minute = now.millis() / 60_000;
         self.cells
@@ -165,7 +166,7 @@ impl Baseline {
             })
     }
 
-    /// What was recorded in the whole minutes after a moment.
+    /// Results in the whole minutes after a moment.
     pub fn since(&self, since: Time, now: Time) -> LongestGap {
         let minute = |time: Time| time.millis() / 60_000;
         let whole = self

@@ -1,7 +1,7 @@
-//! What is kept of the cluster beside a verdict: for the people who look at it in the morning.
+//! Evidence about the cluster that is stored with a verdict, for people who investigate it later.
 //!
-//! Everything in it is bounded and went through [`redacted`]. That finds secrets by what they look like, so it is a
-//! second line of defence: the values of Secret objects are never collected at all.
+//! All of it is bounded and went through [`redacted`]. That recognizes secrets by their form, so it is a second line of
+//! defence: the values of Secret objects are never collected at all.
 
 use std::sync::LazyLock;
 
@@ -26,7 +26,7 @@ pub const MAX_CHANGES: usize = 100;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EvidenceBundle {
-    /// Pods that are not as they should be, and then others.
+    /// Pods, those in trouble first.
     pub pods: Vec<PodEvidence>,
     /// What the cluster said of the release's objects, the newest last.
     pub events: Vec<EventEvidence>,
@@ -129,7 +129,7 @@ fn is_telling(name: &str) -> bool {
         .is_none_or(|telling| telling.is_match(name))
 }
 
-/// A text without what looks like a secret, and not longer than [`MAX_TEXT`].
+/// A text without what looks like a secret, at most [`MAX_TEXT`] long.
 pub fn redacted(text: &str) -> String {
     redacted_to(text, MAX_TEXT)
 }
@@ -155,8 +155,8 @@ pub fn redacted_to(text: &str, most: usize) -> String {
     text
 }
 
-/// The last [`MAX_LINES`] lines of a log. A key is spread over lines, of which each alone looks like nothing; and the log
-/// may begin in the middle of one.
+/// The last [`MAX_LINES`] lines of a log. A key may span lines that look harmless one by one, and the log may start
+/// within one.
 pub fn redacted_lines(log: &str) -> Vec<String> {
     let outcomes =
         |line: &str, mark: &str| line.contains(mark) && line.contains("PRIVATE KEY-----");
@@ -184,7 +184,7 @@ pub fn redacted_lines(log: &str) -> Vec<String> {
     shown
 }
 
-/// A line of base64, as keys are made of.
+/// Whether a line looks like base64, of which keys are made.
 fn looks_encoded(line: &str) -> bool {
     let line = line.trim();
     !line.is_empty()

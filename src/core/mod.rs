@@ -1,6 +1,6 @@
-//! What Leadsman knows and decides, as pure functions of what it observed and the time.
+//! What Leadsman knows and decides, as pure functions of observations and time.
 //!
-//! Nothing here reads a clock, opens a socket or awaits: time is an argument. So every decision can be replayed and
+//! Nothing here reads a clock, opens a socket or awaits: time is an argument. So every decision can be replayed, and
 //! tested as a table.
 
 pub mod alerts;

@@ -1,21 +1,21 @@
-//! Objectives: how much may fail over a long time, how fast that budget is being spent, and when people must know.
+//! Objectives: the error budget over a long period, how fast it is being spent, and when to alert.
 //!
-//! The model is the multi-window, multi-burn-rate one of the Google SRE workbook (chapter 5), with Sloth's four tiers:
-//! each fires while both a long window (it matters) and a short one (it still happens) burn faster than a factor, which
-//! is the share of the budget that the long window may spend, times the period, divided by the window; but at least 0.9,
-//! which spends most of the budget of any period.
+//! The model is the multi-window, multi-burn-rate one of the Google SRE workbook (chapter 5), with Sloth's four tiers.
+//! A tier fires while both a long window (it matters) and a short one (it still happens) burn faster than a factor: the
+//! share of the budget that the long window may spend, times the period, divided by the window; but at least 0.9, which
+//! spends most of the budget of any period.
 //!
-//! A prober knows how many results there should have been. Budgets and tiers are measured against that number when
-//! fewer came, so that the first failure after a start is no emergency. The burn that is shown is the plain ratio of what
-//! was counted, divided by the budget:
+//! A prober knows how many results there should have been. If fewer came, budgets and tiers are measured against that
+//! number, so that the first failure after a start is not an emergency. The burn rate that is shown is the plain ratio
+//! of the counts, divided by the budget:
 //!
 //! ```text
 //! burn(w) = increase(leadsman_slo_failures_total[w]) / increase(leadsman_slo_results_total[w]) / (1 - target)
 //! ```
 //!
-//! What is counted there are results by the time that they stand for ([`crate::core::window::WeightedCounts`]): of those of a watch,
-//! which come more often than the probe's own interval, each counts as its share of that interval. Without a watch they
-//! are the results themselves, and `leadsman_probes_total` gives the same.
+//! Results count by the time that they stand for ([`crate::core::window::WeightedCounts`]): during an analysis, when
+//! they come more often than the probe's own interval, each counts as its share of that interval. Without an analysis
+//! the counts are the results themselves, and `leadsman_probes_total` gives the same.
 
 use std::time::Duration;
 
@@ -30,11 +30,11 @@ pub struct Objective {
     pub target: f64,
     /// The period in days; 1 to 30.
     pub days: u32,
-    /// When people are told; at least one.
+    /// When alerts fire; at least one tier.
     pub tiers: Vec<BurnTier>,
 }
 
-/// When people are told that the budget is being spent.
+/// A tier: when to alert that the budget is being spent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BurnTier {
@@ -48,8 +48,8 @@ pub enum BurnTier {
     TicketSlow,
 }
 
-/// The lowest factor of a tier. By the arithmetic those of a short period would be far below 1: somebody would be woken
-/// for a day's budget that lasts two days. At a lower burn than this a tenth of the budget is left when the period ends.
+/// The lowest factor of a tier. For a short period the arithmetic gives far less than 1, which would page for a day's
+/// budget that lasts two days. Below this burn rate a tenth of the budget is left at the end of the period.
 const LEAST: f64 = 0.9;
 
 impl BurnTier {
@@ -71,7 +71,7 @@ impl BurnTier {
         }
     }
 
-    /// Whether somebody is woken.
+    /// Whether it pages the person on call.
     pub const fn is_page(self) -> bool {
         matches!(self, Self::PageQuick | Self::PageSlow)
     }
@@ -118,7 +118,7 @@ impl Objective {
         self.factor(tier) * self.budget()
     }
 
-    /// How long so many errors last before a tier fires; `None` when it never does.
+    /// How long this error ratio lasts before a tier fires; `None` if it never does.
     pub fn fires_after(&self, tier: BurnTier, error_ratio: f64) -> Option<Duration> {
         let threshold = self.threshold(tier);
         let long = tier.windows().0.length().as_secs_f64();
@@ -148,7 +148,7 @@ impl Objective {
         1.0 - self.spent(u64::from(period.failure), of)
     }
 
-    /// The share of the budget of so many results that so many bad ones spend.
+    /// The share of the budget that these failures spend, of a budget for this many results.
     pub fn spent(&self, failure: u64, of: f64) -> f64 {
         if of <= 0.0 {
             return 0.0;

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub struct Moment(u64);
 
 impl Moment {
-    /// The moment so long after the machine's start; saturates after 584 years.
+    /// The moment at this time after the machine's start; saturates after 584 years.
     pub fn after_boot(since: Duration) -> Self {
         Self(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
     }
@@ -64,7 +64,7 @@ impl Sub<Duration> for Moment {
 pub struct Time(u64);
 
 impl Time {
-    /// The time so many milliseconds after 1970.
+    /// The time this many milliseconds after 1970.
     pub const fn from_millis(millis: u64) -> Self {
         Self(millis)
     }
@@ -95,10 +95,10 @@ impl Add<Duration> for Time {
     }
 }
 
-/// How far points in time are moved: from the clock of whoever wrote them down to ours.
+/// The shift from the clock of the process that wrote a time to ours.
 ///
-/// Two machines agree about the date only as far as somebody sets their clocks. A deadline that another one wrote down
-/// would come much too late here, or all at once.
+/// Clocks of two machines agree only as far as they are synchronized. A deadline of another machine could be far too
+/// late here, or already over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ClockShift(i64);
 
@@ -120,7 +120,7 @@ impl ClockShift {
     }
 }
 
-/// What holds points in time that somebody else may have written down.
+/// Contains times that another machine may have written.
 pub trait HasTimes {
     /// Moves all of them, as if our clock had been read.
     fn shift(&mut self, by: ClockShift);

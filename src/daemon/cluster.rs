@@ -1,4 +1,4 @@
-//! The connection to the cluster: one for the process, and one set of watches for each namespace.
+//! The connection to the cluster: one client for the process, one set of watches for each namespace.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use crate::release::cluster::{self, ApiConnector, NamespaceCache, RollbackPolicy
 use crate::release::{Engine, EngineFuture};
 use crate::storage::ConfigMaps;
 
-/// A new release is known within this.
+/// Time within which a new release of a selector is known.
 const DISCOVER_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Selected releases that are guarded; further ones are left out.
+/// Maximum number of releases from selectors; further ones are ignored.
 const MAX_DISCOVERED: usize = 2000;
 
-/// The cluster, and what is watched in it.
+/// The cluster and the watches of its namespaces.
 pub(super) struct ConnectedCluster {
     settings: KubernetesConfig,
     connector: ApiConnector,
@@ -30,7 +30,7 @@ pub(super) struct ConnectedCluster {
     timeline: Timeline,
     watched: HashMap<Namespace, WatchedNamespace>,
     selected: watch::Sender<(Vec<Arc<NamespaceCache>>, Vec<ReleaseSelector>)>,
-    /// A watch never ends by itself.
+    /// Cancelled when a watch ends by itself, which it never should.
     ended: CancellationToken,
 }
 
@@ -40,7 +40,7 @@ struct WatchedNamespace {
 }
 
 impl ConnectedCluster {
-    /// Nothing is asked of the API server yet: one that is away at the start may come back.
+    /// Sends no request: an API server that is away at the start may come back.
     pub(super) fn new(
         settings: &KubernetesConfig,
         connector: ApiConnector,
@@ -60,12 +60,12 @@ impl ConnectedCluster {
         })
     }
 
-    /// For other questions to the same API server.
+    /// A client for other requests to the same API server.
     pub(super) fn client(&self) -> kube::Client {
         self.client.clone()
     }
 
-    /// The engine of a release; its namespace is watched from now on.
+    /// The engine of a release; starts to watch its namespace.
     pub(super) fn engine(&mut self, release: &ReleaseConfig, permit: Permit) -> Arc<dyn Engine> {
         let cache = self.cache(&release.namespace);
         let policy = RollbackPolicy {
@@ -81,7 +81,7 @@ impl ConnectedCluster {
         cluster::ClusterEngine::new(cache, release.name.clone(), policy)
     }
 
-    /// Watches the namespaces of which releases are selected.
+    /// Watches the namespaces of the selectors.
     pub(super) fn select(&mut self, selections: &[ReleaseSelector]) {
         for selection in selections {
             self.cache(&selection.namespace);
@@ -94,7 +94,7 @@ impl ConnectedCluster {
         self.selected.send_replace((hubs, selections.to_vec()));
     }
 
-    /// Tells which releases are selected, for as long as somebody listens.
+    /// Publishes the releases that the selectors match, until no receiver is left.
     pub(super) fn discover(&self) -> (watch::Receiver<Vec<DiscoveredRelease>>, EngineFuture<()>) {
         let (tell, told) = watch::channel(Vec::new());
         let selected = self.selected.subscribe();
@@ -155,7 +155,7 @@ impl ConnectedCluster {
         cache
     }
 
-    /// Stops watching namespaces in which nothing is guarded any more.
+    /// Stops watching namespaces without a release.
     pub(super) fn keep(&mut self, is_needed: impl Fn(&Namespace) -> bool) {
         self.watched.retain(|namespace, watched| {
             let keep = is_needed(namespace);

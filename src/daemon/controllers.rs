@@ -1,4 +1,4 @@
-//! Guards, one for each guarded release: who begins them, hands them over to other settings, and ends them.
+//! Starts, replaces and ends the release controllers when the settings or the leader change.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,28 +19,28 @@ use crate::http::{self, ReceivedAlert, RollbackOrder};
 use crate::release::embedded::EmbeddedEngine;
 use crate::release::{Engine, ObservedState};
 
-/// A guard at work.
+/// A running release controller.
 pub(super) struct ControllerHandle {
     pub(super) release: ReleaseConfig,
     results: mpsc::Sender<ProbeResultMsg>,
     pub(super) orders: mpsc::Sender<RollbackOrder>,
     pub(super) alerts: mpsc::Sender<ReceivedAlert>,
     pub(super) view: GuardFeed,
-    /// Whether other settings wait until its watch has ended.
+    /// Whether new settings wait until its analysis has ended.
     pub(super) waits: watch::Sender<bool>,
     stop: CancellationToken,
     task: JoinHandle<Option<release_controller::State>>,
 }
 
 impl ControllerHandle {
-    /// Whether a revision is being judged, rolled back or verified.
+    /// Whether a revision is being analyzed, rolled back or verified.
     pub(super) fn is_at_work(&self) -> bool {
         self.view.borrow().candidate.is_some()
     }
 }
 
 impl Daemon {
-    /// What is wanted, but for what a watch that runs keeps.
+    /// The settings to put in force: the new ones, but those of a running analysis stay.
     pub(super) fn settings_now(applied: &ActiveConfig) -> Settings {
         let mut settings = applied.wanted.clone();
         for release in &mut settings.releases {
@@ -63,7 +63,7 @@ impl Daemon {
         settings
     }
 
-    /// Guards that did not change go on; one whose settings changed hands its state over to the next.
+    /// A controller with unchanged settings goes on; one with new settings hands its state to its successor.
     pub(super) async fn controllers_for(
         &self,
         settings: &Settings,
@@ -217,14 +217,14 @@ impl Daemon {
     }
 }
 
-/// Stops a guard; its state is written. `None` when it had ended by itself, which was told where it happened, or had not
-/// begun because its state cannot be read.
+/// Stops a controller after it has written its state. `None` if it had ended by itself (logged there), or had not
+/// started because its state could not be read.
 async fn end(guarded: ControllerHandle) -> Option<release_controller::State> {
     guarded.stop.cancel();
     guarded.task.await.ok().flatten()
 }
 
-/// Stops guards side by side: each may have to wait for the disk, or for helm.
+/// Stops controllers concurrently: each may have to wait for the disk or for helm.
 pub(super) async fn end_all(controllers: Vec<ControllerHandle>) {
     for guarded in &controllers {
         guarded.stop.cancel();

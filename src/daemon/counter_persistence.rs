@@ -1,4 +1,4 @@
-//! The counters of the long spans, kept over a restart: written now and then, and once more at the end.
+//! Persists the counters of the long windows: every minute, and at the stop.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,18 +14,18 @@ use crate::metrics::Metrics;
 use crate::platform::clock::{self, Timeline};
 use crate::storage::{StateStore, StoredKind, StoredState};
 
-/// What a crash may cost: spans are minutes to weeks long.
+/// What a crash may lose; the windows are minutes to weeks long.
 const EVERY: Duration = Duration::from_secs(60);
 
-/// The counters of one release, and when they were written on both time lines.
+/// Counters of one release, and when they were written, on both time lines.
 #[derive(Debug, Serialize, Deserialize)]
 struct StoredCounters {
     saved: Time,
     /// Seconds since the machine's start.
     monotonic_s: u64,
-    /// By the probe's name.
+    /// Long windows by probe name.
     probes: BTreeMap<Box<str>, LongWindows>,
-    /// The same of the promised latency, with what is promised in milliseconds.
+    /// Long windows of the latency objective by probe name, with the promised latency in milliseconds.
     #[serde(default)]
     slow: BTreeMap<Box<str>, (u64, LongWindows)>,
 }
@@ -36,10 +36,10 @@ impl HasTimes for StoredCounters {
     }
 }
 
-/// Who gives the probes that are asked now.
+/// Returns the probes that run now.
 pub(super) type ProbeSource = Box<dyn Fn() -> Vec<Arc<TrackedProbe>> + Send + Sync>;
 
-/// Writes the counters of all probes until told to stop.
+/// Writes the counters of all probes until `stop` is cancelled.
 pub(super) async fn keep(
     store: Arc<StateStore>,
     timeline: Timeline,
@@ -110,7 +110,7 @@ fn write(
     Ok(())
 }
 
-/// Gives probes that are asked for the first time the counters that were stored of them.
+/// Restores the stored counters of new probes.
 pub(super) fn restore(store: &StateStore, now: Time, new: &[Arc<TrackedProbe>]) {
     for ((namespace, release), probes) in by_release(new) {
         restore_of(store, now, &namespace, &release, &probes);

@@ -1,4 +1,4 @@
-//! How often each probe is asked: its own interval, or the shorter one of a watch.
+//! The interval of each probe: its own, or the shorter one of a running analysis.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +16,7 @@ struct WantedInterval {
     watched: HashMap<PacedRelease, AnalyzedRelease>,
 }
 
-/// A release whose revision is judged.
+/// A release with a running analysis.
 struct AnalyzedRelease {
     interval: Duration,
     /// Dependencies that its probes need.
@@ -24,7 +24,7 @@ struct AnalyzedRelease {
 }
 
 impl WantedInterval {
-    /// How often a probe is asked now: a dependency as often as the one of those who need it that asks most often.
+    /// The interval in force. A dependency runs as often as the most frequent probe that needs it.
     fn interval(&self, id: &ProbeId, own: Duration) -> Duration {
         let watched = if id.is_dependency() {
             let those = self.watched.values();
@@ -38,7 +38,7 @@ impl WantedInterval {
     }
 }
 
-/// The schedule, and who wants what of it.
+/// The schedule, and the releases that override intervals in it.
 pub(super) struct IntervalOverrides {
     schedule: Mutex<Option<Schedule<Arc<ProbeTask>>>>,
     wanted: Mutex<WantedInterval>,
@@ -52,12 +52,12 @@ impl IntervalOverrides {
         }
     }
 
-    /// These probes, and no others.
+    /// Replaces all probes of the schedule.
     pub(super) fn set(&self, runners: Vec<Arc<ProbeTask>>) {
         self.change(|wanted| wanted.runners = runners);
     }
 
-    /// During a watch the probes of a release, and what they need, are asked at its interval; afterwards at their own.
+    /// Sets the interval of a release's probes and their dependencies during an analysis; `None` restores their own.
     pub(super) fn watch(
         &self,
         release: PacedRelease,
@@ -95,7 +95,7 @@ impl IntervalOverrides {
         }
     }
 
-    /// Nothing is started any more.
+    /// Stops the schedule.
     pub(super) fn stop(&self) {
         let schedule = self
             .schedule

@@ -1,5 +1,5 @@
-//! Whether this replica acts: alone always, of several while it holds the Lease. One Lease is for all releases, or each
-//! release has one of its own, so that they are spread over the replicas.
+//! Whether this replica acts: always if it is alone, else while it holds the Lease. There is one Lease for all
+//! releases, or one for each, which spreads them over the replicas.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -20,39 +20,39 @@ use crate::metrics::Metrics;
 use crate::platform::permit::Permit;
 use crate::storage::StateStore;
 
-/// How long giving the Lease back may take.
+/// Maximum time to give the Lease back.
 const GIVE_BACK: Duration = Duration::from_secs(2);
 
-/// A release, by its namespace and name.
+/// A release by namespace and name.
 pub(super) type ReleaseKey = (Namespace, ReleaseName);
 
-/// A share of the work, and who does it.
+/// Leadership of one shard.
 pub(super) struct ShardLeadership {
     permit: Permit,
     status: watch::Receiver<LeaderStatus>,
-    /// As far as it has been followed.
+    /// The status that the daemon has acted upon.
     followed: LeaderStatus,
-    /// Something has changed that alerting of this share may have to tell.
+    /// Notified when the alert evaluator of this shard may have something new to send.
     changed: Arc<Notify>,
     candidate: Option<RunningElector>,
 }
 
-/// Who wants a Lease.
+/// A running candidate for one Lease.
 struct RunningElector {
     stop: CancellationToken,
     task: JoinHandle<()>,
     transfer: Transfer,
 }
 
-/// All shares that this replica does, or would do.
+/// Leadership of all shards that this replica leads or is a candidate for.
 pub(super) struct Leadership {
     shards: BTreeMap<Shard, ShardLeadership>,
     of_replicas: Option<ReplicaSetup>,
-    /// Who acts has changed somewhere.
+    /// Notified when the leader of any shard changes.
     changes: Arc<Notify>,
 }
 
-/// There may be other replicas.
+/// What is needed where there may be other replicas.
 struct ReplicaSetup {
     client: kube::Client,
     namespace: String,
@@ -65,12 +65,12 @@ struct ReplicaSetup {
     ended: CancellationToken,
 }
 
-/// What becomes known of one Lease, as metrics.
+/// Metrics of one Lease.
 struct LeaseMetrics {
     metrics: Arc<Metrics>,
     shard: Shard,
     holds: AtomicBool,
-    /// Leases that this replica holds.
+    /// Number of Leases that this replica holds.
     held: Arc<AtomicUsize>,
     changes: Arc<Notify>,
 }
@@ -112,7 +112,7 @@ impl ShardLeadership {
         }
     }
 
-    /// Whether we act, as far as that has been followed.
+    /// Whether this replica leads the shard, as far as the daemon has acted upon that.
     pub(super) fn acts(&self) -> bool {
         matches!(self.followed, LeaderStatus::Leads { .. })
     }
@@ -127,7 +127,7 @@ impl ShardLeadership {
 }
 
 impl Leadership {
-    /// There is nobody else.
+    /// Leadership without other replicas.
     pub(super) fn alone() -> Self {
         Self {
             shards: BTreeMap::from([(Shard::All, ShardLeadership::alone())]),
@@ -136,7 +136,7 @@ impl Leadership {
         }
     }
 
-    /// Wants the Lease from now on; where releases are spread, those of the releases when they are [wanted](Self::want).
+    /// Becomes a candidate for the Lease. With a Lease for each release, candidates start in [`Self::want`].
     pub(super) fn by(
         client: kube::Client,
         lease: &LeaseConfig,
@@ -177,32 +177,32 @@ impl Leadership {
         leadership
     }
 
-    /// What is stored of a release is written by its own permit.
+    /// Makes the store use each release's own permit.
     pub(super) fn store_by_permits(&mut self, store: &Arc<StateStore>) {
         if let Some(replicas) = &mut self.of_replicas {
             replicas.store = Some(Arc::clone(store));
         }
     }
 
-    /// By what everything is written that has no Lease of its own.
+    /// The permit for everything without a Lease of its own.
     pub(super) fn permit(&self) -> Permit {
         let all = self.shards.get(&Shard::All);
         all.map_or_else(Permit::never, ShardLeadership::permit)
     }
 
-    /// How this replica is called where several act.
+    /// Name of this replica, if several act.
     pub(super) fn replica(&self) -> Option<String> {
         let replicas = spread(self.of_replicas.as_ref())?;
         let name = replicas.identity.rsplit_once('_');
         name.map(|(name, _)| name.to_owned())
     }
 
-    /// Told when who acts has changed somewhere; then [`Self::let_go`] and [`Self::catch_up`] follow that.
+    /// Notified when a leader changes; then the daemon calls [`Self::let_go`] and [`Self::catch_up`].
     pub(super) fn changes(&self) -> Arc<Notify> {
         Arc::clone(&self.changes)
     }
 
-    /// Wants a Lease for each of these releases that has none yet, where they are spread.
+    /// Becomes a candidate for each of these releases, if each has a Lease of its own.
     pub(super) fn want(&mut self, releases: &[ReleaseConfig]) {
         let Some(replicas) = spread(self.of_replicas.as_ref()) else {
             return;
@@ -225,7 +225,7 @@ impl Leadership {
         }
     }
 
-    /// Gives back the Leases of releases that are not among these.
+    /// Gives back the Leases of all other releases.
     pub(super) async fn want_no_other(&mut self, releases: &[ReleaseConfig]) {
         let Some(replicas) = spread(self.of_replicas.as_ref()) else {
             return;
@@ -260,7 +260,7 @@ impl Leadership {
         }
     }
 
-    /// Who does what has to do with a release.
+    /// The leadership of a release's shard.
     pub(super) fn of(&self, release: &ReleaseConfig) -> Option<&ShardLeadership> {
         let all = self.shards.get(&Shard::All);
         all.or_else(|| {
@@ -269,15 +269,15 @@ impl Leadership {
         })
     }
 
-    /// The shares that we do.
+    /// The shards that this replica leads.
     pub(super) fn acting(&self) -> impl Iterator<Item = (&Shard, &ShardLeadership)> {
         self.shards
             .iter()
             .filter(|(_, shard_leadership)| shard_leadership.acts())
     }
 
-    /// Ends, as far as that has been followed, what was led and is not any more, or anew: in between another one may have
-    /// acted. Whether there is any.
+    /// Drops leadership that was lost or re-acquired since the last call (another replica may have acted in between).
+    /// Returns whether anything changed.
     pub(super) fn let_go(&mut self) -> bool {
         let mut any = false;
         for shard_leadership in self.shards.values_mut() {
@@ -291,7 +291,7 @@ impl Leadership {
         any
     }
 
-    /// How things stand now has been followed. Whether that is new.
+    /// Records the current status as acted upon. Returns whether it is new.
     pub(super) fn catch_up(&mut self) -> bool {
         let mut any = false;
         for shard_leadership in self.shards.values_mut() {
@@ -302,7 +302,7 @@ impl Leadership {
         any
     }
 
-    /// Releases that another replica should have, which has fewer: those of them that are at rest.
+    /// Idle releases to hand over to a replica that has fewer.
     pub(super) fn to_hand_over(&self, is_at_rest: impl Fn(&ReleaseKey) -> bool) -> Vec<Shard> {
         let balance = self
             .of_replicas
@@ -335,7 +335,7 @@ impl Leadership {
         shards
     }
 
-    /// Acts for these no more, before their Leases are [given away](Self::hand_over).
+    /// Stops leading these shards, before their Leases are [handed over](Self::hand_over).
     pub(super) fn retire(&mut self, shards: &[Shard]) {
         for shard in shards {
             if let Some(shard_leadership) = self.shards.get_mut(shard) {
@@ -344,7 +344,7 @@ impl Leadership {
         }
     }
 
-    /// Lets those who want these Leases have them.
+    /// Hands these Leases over to the replicas that asked for them.
     pub(super) async fn hand_over(&mut self, shards: &[Shard]) {
         for shard in shards {
             let shard_leadership = self.shards.get_mut(shard);
@@ -357,7 +357,7 @@ impl Leadership {
         }
     }
 
-    /// Lets other replicas act at once.
+    /// Gives all Leases back, so that other replicas act at once.
     pub(super) async fn give_back(&mut self) {
         let all = self.shards.values_mut();
         end(all
@@ -366,7 +366,7 @@ impl Leadership {
         .await;
     }
 
-    /// Who answers for the releases, for the listener.
+    /// The routing table of the HTTP server: which replica answers for which release.
     pub(super) fn answers(&self, known: &mut LeaderProxies) -> Routing {
         let lease = self.of_replicas.as_ref().map(|replicas| &replicas.lease);
         let mut met = LeaderProxies::default();
@@ -393,7 +393,7 @@ impl Leadership {
 }
 
 impl ReplicaSetup {
-    /// Wants a Lease from now on.
+    /// Starts a candidate for one Lease.
     fn begin(&self, shard: &Shard, name: &str, changes: &Arc<Notify>) -> ShardLeadership {
         let counted = LeaseMetrics {
             metrics: Arc::clone(&self.metrics),
@@ -435,7 +435,7 @@ impl ReplicaSetup {
     }
 }
 
-/// The replicas, where the releases are spread over them.
+/// The setup, if each release has a Lease of its own.
 fn spread(replicas: Option<&ReplicaSetup>) -> Option<&ReplicaSetup> {
     replicas.filter(|replicas| replicas.lease.spread)
 }
@@ -456,7 +456,7 @@ pub(super) fn shard_of(namespace: &Namespace, release: &ReleaseName) -> Shard {
     Shard::Release(namespace.to_string(), release.to_string())
 }
 
-/// Tells this process from all others: a pod that starts again has the same name.
+/// Identity of this process: a pod that restarts has the same name, so the name alone is not enough.
 fn identity(lease: &LeaseConfig) -> String {
     let named = lease.identity.clone();
     let host = named.or_else(|| std::env::var("HOSTNAME").ok());
@@ -465,7 +465,7 @@ fn identity(lease: &LeaseConfig) -> String {
     format!("{host}_{:08x}", fastrand::u32(..))
 }
 
-/// How other replicas are reached, by address: connections that are open are used again.
+/// Proxies to other replicas by address; they keep their connections.
 pub(super) type LeaderProxies = HashMap<String, Arc<LeaderProxy>>;
 
 fn lead(

@@ -1,16 +1,15 @@
 //! The daemon: the only place that starts long-lived tasks and holds the whole configuration.
 //!
-//! What lives as long as the process: the schedule's thread and the HTTP listener. Either ending by itself ends the
-//! process, with a reason. Order of the stop: not ready; no new results; guards end, and what helm has begun; the last
-//! is told; the Lease is given back; results in flight finish within 3 s or are unknown; the listener closes. All of it
-//! takes a few seconds.
+//! The schedule's thread and the HTTP listener live as long as the process. If one of them ends by itself, the process
+//! ends with a reason. The order of a stop, which takes a few seconds: report not ready; start no more probes; end the
+//! release controllers, with the helm that they run; send the last alerts; give the Lease back; let probes in flight
+//! finish within 3 s, or count them as unknown; close the listener.
 //!
-//! Of several replicas all probe. Guards and alerting, who decide, write and tell, live only in the one that holds the
-//! Lease; when it is lost they end, and when it is taken they begin with what is stored, as after a restart. Where
-//! releases are spread over replicas each has a Lease, and a herald, of its own, and each replica one for itself.
+//! All replicas probe. Release controllers and the alert evaluator, which decide, write and send, run only in the
+//! leader. They end when the Lease is lost; the next leader starts them from the stored state, as after a restart. With
+//! a Lease for each release, each shard has an alert evaluator, and each replica has one for itself.
 //!
-//! A release keeps the settings with which a watch began until that has ended; only a mode that does less is obeyed at
-//! once.
+//! A running analysis keeps the settings that it began with; only a mode that does less takes effect at once.
 
 mod alerting;
 mod cluster;
@@ -58,29 +57,29 @@ use interval_overrides::IntervalOverrides;
 use leadership::{LeaderProxies, Leadership, ReleaseKey, ShardLeadership};
 use probe_executor::{ProbeExecutor, ProbeTask};
 
-/// How long results may still take after the signal to stop. Those that last longer are unknown: the target did
-/// nothing wrong.
+/// Time that probes in flight have after the signal to stop. Longer ones count as unknown: the target did nothing
+/// wrong.
 const FINISH: Duration = Duration::from_secs(3);
 
-/// How long the counters of the long spans may take to be written at the end.
+/// Maximum time to write the counters of the long windows at the stop.
 const LAST_WRITE: Duration = Duration::from_secs(1);
 
-/// Orders of people for one release that wait; one at a time is carried out.
+/// Orders of people that wait for one release; they are carried out one at a time.
 const MAX_ORDERS: usize = 4;
 
-/// The longest that a look at the named files holds up what follows.
+/// Maximum time that checking the named files delays a reload.
 const FILES_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long probing may wait for the counters of the long spans; they come later where they take longer.
+/// Maximum time that probing waits for the stored counters of the long windows; slower ones are added later.
 const RESTORE_PATIENCE: Duration = Duration::from_millis(100);
 
-/// People who wait for the configuration to be read again; one at a time is served.
+/// Reload requests that wait; they are served one at a time.
 const MAX_RELOADS: usize = 4;
 
 /// Why the daemon could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The address cannot be listened at.
+    /// Cannot listen on the address.
     #[error(
         "cannot listen at {address}: {cause}; set serve.listen to another, or stop what listens there"
     )]
@@ -90,16 +89,16 @@ pub enum StartError {
         /// What the system said.
         cause: io::Error,
     },
-    /// Two metrics of the same name: a mistake in the program.
+    /// Two metrics have the same name, a bug.
     #[error("cannot set up the metrics: {0}")]
     Metrics(prometheus::Error),
     /// The state directory cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The cluster cannot be reached as the settings say.
+    /// The cluster cannot be reached with these settings.
     #[error("the cluster: {0}")]
     Cluster(String),
-    /// No thread for the schedule.
+    /// The schedule's thread cannot be started.
     #[error("cannot start the schedule's thread: {0}")]
     Schedule(io::Error),
 }
@@ -128,28 +127,28 @@ pub struct Daemon {
     reloads: Option<mpsc::Receiver<ReloadRequest>>,
 }
 
-/// The configuration in force, and who carries it out.
+/// The configuration in force, and everything that runs it.
 struct ActiveConfig {
     settings: Settings,
-    /// The same as it was read: without what a watch that runs keeps.
+    /// The configuration as read, without the settings that a running analysis keeps.
     wanted: Settings,
     runners: HashMap<ProbeId, Arc<ProbeTask>>,
     controllers: HashMap<ReleaseKey, ControllerHandle>,
     cluster: Option<ConnectedCluster>,
-    /// Who acts.
+    /// Which shards this replica leads.
     leadership: Leadership,
-    /// How the other replicas are reached.
+    /// Connections to the other replicas.
     forwards: LeaderProxies,
 }
 
-/// The herald at work.
+/// A running alert evaluator.
 struct RunningAlerting {
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl Daemon {
-    /// Starts everything; must be called inside a tokio runtime.
+    /// Starts everything. Must be called inside a tokio runtime.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let address = settings.serve.listen;
         let refused = |cause| StartError::Listen { address, cause };
@@ -346,13 +345,13 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Where the daemon listens; with port 0 in the settings, the port that the system chose.
+    /// Address of the listener; with port 0 in the settings, the port that the system chose.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Puts settings in force. A probe that did not change keeps its schedule, connections and memory; one that
-    /// changed keeps its counters; one that is gone takes its series along.
+    /// Puts settings in force. An unchanged probe keeps its schedule, connections and statistics; a changed one keeps
+    /// its counters; the series of a removed one disappear.
     pub async fn apply(&self, settings: Settings) {
         let mut applied = self.applied.lock().await;
         applied.wanted = settings;
@@ -367,12 +366,12 @@ impl Daemon {
         );
     }
 
-    /// Told when who acts has changed; that is followed by [`Self::follow`].
+    /// Notified when the leader changes; then the caller calls [`Self::follow`].
     pub fn lead_changes(&self) -> Arc<Notify> {
         Arc::clone(&self.lead_changes)
     }
 
-    /// Begins to act, or ends it, as the Leases say now.
+    /// Starts or ends release controllers and alerting, as the Leases say now.
     pub async fn follow(&self) {
         let mut applied = self.applied.lock().await;
         if applied.leadership.let_go() {
@@ -383,8 +382,8 @@ impl Daemon {
         }
     }
 
-    /// Puts in force what waited for the end of a watch, when it has come. Lets other replicas have the releases that
-    /// they should have, and that are at rest.
+    /// Puts settings in force that waited for the end of an analysis. Hands idle releases over to replicas that should
+    /// have them.
     pub async fn settle(&self) {
         let mut applied = self.applied.lock().await;
         let mut controllers = applied.controllers.values();
@@ -523,7 +522,7 @@ impl Daemon {
         applied.controllers = controllers;
     }
 
-    /// Gives new probes the counters that were stored of them.
+    /// Restores the stored counters of new probes.
     async fn restore(&self, new: Vec<Arc<TrackedProbe>>) {
         let Some(store) = self.store.clone() else {
             return;
@@ -535,7 +534,7 @@ impl Daemon {
         let _ = tokio::time::timeout(RESTORE_PATIENCE, restored).await;
     }
 
-    /// Heralds live where the guards live.
+    /// Runs one alert evaluator for each shard that this replica leads.
     async fn tell_or_be_silent(&self, leadership: &Leadership, settings: &Settings) {
         let mut heralds = self.heralds.lock().await;
         let releases = settings.releases.iter();
@@ -634,12 +633,12 @@ impl Daemon {
         ))
     }
 
-    /// The releases that `select` takes, as they change; none where there is no cluster.
+    /// The releases that the selectors match, as they change; `None` without a cluster.
     pub fn discovered(&self) -> Option<watch::Receiver<Vec<DiscoveredRelease>>> {
         self.discovered.clone()
     }
 
-    /// What is shown of a guarded release, always the newest.
+    /// Status of a release, always the newest.
     pub async fn view(&self, namespace: &Namespace, release: &ReleaseName) -> Option<GuardFeed> {
         let applied = self.applied.lock().await;
         let key = (namespace.clone(), release.clone());
@@ -649,7 +648,7 @@ impl Daemon {
             .map(|controller| controller.view.clone())
     }
 
-    /// What is known of the probes, in the order of the configuration.
+    /// Statistics of all probes, in the order of the configuration.
     pub async fn tracked_probe(&self) -> Vec<Arc<TrackedProbe>> {
         let applied = self.applied.lock().await;
         let probes = applied.settings.probes();
@@ -659,8 +658,8 @@ impl Daemon {
             .collect()
     }
 
-    /// Those who ask over HTTP for the configuration to be read again. Whoever takes this answers them; while nobody
-    /// has, they are told that there is no configuration on the disk.
+    /// Reload requests from HTTP. The caller of this function answers them; without one, each request is told that
+    /// there is no configuration file to read.
     pub const fn reloads(&mut self) -> Option<mpsc::Receiver<ReloadRequest>> {
         self.reloads.take()
     }
@@ -673,7 +672,7 @@ impl Daemon {
             .reloaded(false, clock::unix_seconds());
     }
 
-    /// Waits until something ends that should live as long as the process, and says what.
+    /// Waits until a task ends that should live as long as the process; returns which.
     pub async fn failed(&mut self) -> &'static str {
         let Some(listener) = &mut self.listener else {
             return "the HTTP listener has ended";
@@ -718,7 +717,7 @@ impl Daemon {
     }
 }
 
-/// Asks the cluster about callers.
+/// Asks the cluster whether a caller may do something.
 fn review(client: kube::Client) -> AccessReview {
     let reviewer = Arc::new(AccessReviewer::new(client));
     Arc::new(move |token: String, permission: Permission| {
@@ -754,7 +753,7 @@ fn review(client: kube::Client) -> AccessReview {
     })
 }
 
-/// What of the settings is for alerting.
+/// The settings that alerting uses.
 fn orders_of(settings: &Settings, address: SocketAddr) -> alerting::AlertingConfig {
     let page = settings.serve.external_url.clone();
     alerting::AlertingConfig {
@@ -765,7 +764,7 @@ fn orders_of(settings: &Settings, address: SocketAddr) -> alerting::AlertingConf
     }
 }
 
-/// The last is told, for a moment.
+/// Ends an alert evaluator; it may send for a moment longer.
 async fn end_evaluator(alerting: RunningAlerting) {
     alerting.stop.cancel();
     // A panic in it was told where it happened.
@@ -779,7 +778,7 @@ fn hosts_of(settings: &Settings) -> impl Iterator<Item = (ProbeId, String, Durat
         .map(|probe| (probe.id.clone(), asked_host(probe), probe.interval))
 }
 
-/// Results on behalf of `/probe`: each with a prober of its own, which is gone afterwards.
+/// Runs probes for `/probe`, each with a prober of its own.
 fn run_probe(dependencies: Arc<prober::ProberContext>) -> http::RunProbe {
     Arc::new(move |call: ProbeRequest| {
         let dependencies = Arc::clone(&dependencies);
@@ -795,7 +794,7 @@ fn run_probe(dependencies: Arc<prober::ProberContext>) -> http::RunProbe {
     })
 }
 
-/// Names of troubles of our own that are in force, for the log.
+/// Names of self-check troubles, for the log.
 fn named(troubles: &[UnknownReason]) -> String {
     troubles
         .iter()
@@ -804,7 +803,7 @@ fn named(troubles: &[UnknownReason]) -> String {
         .join(", ")
 }
 
-/// The host that packets go to: the proxy's, where there is one.
+/// The host that the connection goes to: the proxy's, if there is one.
 fn asked_host(probe: &ProbeConfig) -> String {
     match &probe.kind {
         ProbeKind::Http(http) => http.proxy.as_ref().unwrap_or(&probe.target).host(),
@@ -812,7 +811,7 @@ fn asked_host(probe: &ProbeConfig) -> String {
     }
 }
 
-/// Says which of the named files cannot be used. They may come later, as a Secret does, so nothing is refused.
+/// Logs which of the named files cannot be used. They may appear later, as a Secret does, so this is not an error.
 async fn warn_of_files(files: Vec<NamedFile>) {
     let looking = tokio::task::spawn_blocking(move || http::readiness::troubles(&files));
     // A disk that does not answer holds nothing up; `/-/ready` looks again.

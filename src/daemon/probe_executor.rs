@@ -1,4 +1,4 @@
-//! Carrying out results: from a due time to a record.
+//! Runs probes: from a due time to a recorded result.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -22,7 +22,7 @@ use crate::platform::clock;
 use crate::prober::schedule::HeartbeatCell;
 use crate::prober::{self, Prober};
 
-/// One probe at work.
+/// A configured probe with its prober and statistics.
 pub(super) struct ProbeTask {
     pub(super) probe: Arc<ProbeConfig>,
     pub(super) tracked_probe: Arc<TrackedProbe>,
@@ -30,11 +30,11 @@ pub(super) struct ProbeTask {
     prober: Prober,
     in_flight: AtomicU32,
     max_in_flight: u32,
-    /// The last result that was logged, so that only changes are.
+    /// The last outcome that was logged; only changes are logged.
     said: AtomicU8,
 }
 
-/// Unknown results lead to a line in the log about our troubles at most so often.
+/// Minimum time between log lines about our own trouble.
 const LOOK_EVERY_NANOS: u64 = 1_000_000_000;
 
 const SAID_NOTHING: u8 = 0;
@@ -60,7 +60,7 @@ impl ProbeTask {
         }
     }
 
-    /// One line per change of state, none per result. Void is no state: it says nothing about the target.
+    /// Logs changes of state only, not each result. Unknown is not a state: it says nothing about the target.
     fn log_change(&self, result: &ProbeResult) {
         let now = match result.outcome {
             Outcome::Success => SAID_GOOD,
@@ -92,54 +92,54 @@ impl ProbeTask {
     }
 }
 
-/// What a result is of.
+/// What a probe checks, from the point of view of a release controller.
 #[derive(Clone)]
 pub(super) enum ProbeSubject {
-    /// The probe at this place of the release.
+    /// Index of the probe in the release.
     Endpoint(usize),
-    /// A dependency that it needs.
+    /// A dependency that the release needs.
     Dependency(ProbeName),
 }
 
-/// A result, as whoever guards its release is told of it.
+/// A probe result as sent to a release controller.
 pub(super) struct ProbeResultMsg {
     pub(super) of: ProbeSubject,
-    /// What it says, after doubt.
+    /// Outcome after the self-check.
     pub(super) outcome: Outcome,
     /// From the due time to the end.
     pub(super) latency: Duration,
-    /// Whether a rate limit answered, and after how long it wants to be asked again.
+    /// Set if a rate limit answered: how long to wait before the next request.
     pub(super) limited: Option<Duration>,
     /// Whether no name server answered.
     pub(super) unanswered: bool,
 }
 
-/// Who is told of the results of a probe.
+/// A release controller that receives the results of a probe.
 pub(super) struct Subscriber {
     pub(super) of: ProbeSubject,
     pub(super) to: mpsc::Sender<ProbeResultMsg>,
 }
 
-/// What all results share.
+/// Everything that all probes share.
 pub(super) struct ProbeExecutor {
     metrics: Arc<Metrics>,
     dependencies: Arc<prober::ProberContext>,
     runtime: Handle,
     tasks: TaskTracker,
-    /// Ends results that outlast the stop.
+    /// Drops probes that outlast the stop.
     drop_all: CancellationToken,
     self_check: Mutex<SelfCheck>,
     troubles: Mutex<Vec<UnknownReason>>,
-    /// When a unknown result last led to a look at the troubles.
+    /// When an unknown result last led to a check of our troubles.
     looked: AtomicU64,
     heartbeat: OnceLock<HeartbeatCell>,
     in_flight: AtomicUsize,
     max_in_flight: AtomicUsize,
     listeners: RwLock<HashMap<ProbeId, Vec<Subscriber>>>,
-    /// Guarded releases, as `shop/backend`, and whether each is rejected or failing.
+    /// Releases, as `shop/backend`, and whether each is rejected or failing.
     suspects: RwLock<HashMap<Box<str>, bool>>,
     late_after: Mutex<Duration>,
-    /// Budgets that are spent, by namespace and release.
+    /// Exhausted budgets by namespace and release.
     spent: Mutex<BTreeMap<(String, String), BTreeSet<String>>>,
 }
 
@@ -168,7 +168,8 @@ impl ProbeExecutor {
         }
     }
 
-    /// Whether a budget of a release is spent; it is named only where that matters, as this comes each second for each.
+    /// Sets whether a budget of a release is exhausted. The name is built only if needed: this is called each second
+    /// for each budget.
     pub(super) fn is_spent(
         &self,
         namespace: &str,
@@ -188,7 +189,7 @@ impl ProbeExecutor {
         }
     }
 
-    /// The budgets of a release that are spent.
+    /// Exhausted budgets of a release.
     pub(super) fn spent_of(
         &self,
         namespace: &Namespace,
@@ -199,7 +200,7 @@ impl ProbeExecutor {
         spent.get(&of).cloned().unwrap_or_default()
     }
 
-    /// Gives the executor the schedule's pulse, once there is a schedule.
+    /// Connects the schedule's heartbeat, once there is a schedule.
     pub(super) fn follow(&self, heartbeat_cell: HeartbeatCell) {
         // Called once, by the start.
         let _ = self.heartbeat.set(heartbeat_cell);
@@ -213,7 +214,7 @@ impl ProbeExecutor {
         &self.dependencies
     }
 
-    /// Who is told of results from now on.
+    /// Replaces all subscribers.
     pub(super) fn listen(&self, listeners: HashMap<ProbeId, Vec<Subscriber>>) {
         *self
             .listeners
@@ -238,8 +239,8 @@ impl ProbeExecutor {
         }
     }
 
-    /// Whether a guarded release is rejected or failing, so that what needs it may fail for that. `None`: it is not known
-    /// here any more.
+    /// Sets whether a release is rejected or failing, which excuses failures of releases that need it. `None`: unknown
+    /// here.
     pub(super) fn suspect(&self, release: &str, is_suspect: Option<bool>) {
         if self.is_suspect(release) == is_suspect {
             return;
@@ -254,13 +255,13 @@ impl ProbeExecutor {
         };
     }
 
-    /// Whether a release is rejected or failing; `None` where no guard here knows.
+    /// Whether a release is rejected or failing; `None` if no controller here knows.
     pub(super) fn is_suspect(&self, release: &str) -> Option<bool> {
         let suspects = self.suspects.read().unwrap_or_else(PoisonError::into_inner);
         suspects.get(release).copied()
     }
 
-    /// How late a result may start or end before its time is ours.
+    /// How late a probe may start or end before the delay counts as ours.
     pub(super) fn late_after(&self) -> Duration {
         *self
             .late_after
@@ -268,7 +269,7 @@ impl ProbeExecutor {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Names of the troubles of our own that are in force.
+    /// Names of the self-check troubles in force.
     pub(super) fn troubles(&self) -> Vec<&'static str> {
         let self_check = self
             .self_check
@@ -280,8 +281,8 @@ impl ProbeExecutor {
             .collect()
     }
 
-    /// Whether our own network is in doubt, so that nothing can be said about any target. A result that was late, or
-    /// had no descriptor, is unknown by itself and says nothing about the others.
+    /// Whether our own network is suspect, so that nothing is known about any target. A late result, or one without a
+    /// file descriptor, is unknown by itself and says nothing about others.
     pub(super) fn is_blind(&self) -> bool {
         let self_check = self
             .self_check
@@ -307,7 +308,7 @@ impl ProbeExecutor {
             .set(i64::try_from(max_in_flight).unwrap_or(i64::MAX));
     }
 
-    /// Starts the result that is due, or counts the slot as missed. Called by the schedule's thread: never waits.
+    /// Starts the probe that is due, or counts the slot as missed. Called by the schedule's thread, so it never waits.
     pub(super) fn begin(self: &Arc<Self>, runner: &Arc<ProbeTask>, due: Moment, missed: u64) {
         if missed > 0 {
             runner
@@ -385,7 +386,8 @@ impl ProbeExecutor {
             .record(&result, clock::unix_seconds());
     }
 
-    /// Naming the troubles looks at every host, which must not happen for each of thousands of unknown results.
+    /// Whether to name the troubles now: that visits every host, which is too expensive for each of thousands of
+    /// unknown results.
     fn may_look(&self, now: Moment) -> bool {
         let last = self.looked.load(Ordering::Relaxed);
         let due = now.nanos().saturating_sub(last) >= LOOK_EVERY_NANOS;
@@ -417,7 +419,7 @@ impl ProbeExecutor {
         }
     }
 
-    /// Brings the gauges up to date, before a page is written.
+    /// Updates the gauges before a page is written.
     pub(super) fn refresh_metrics(&self) {
         let in_flight = self.in_flight.load(Ordering::Relaxed);
         self.metrics
@@ -435,7 +437,7 @@ impl ProbeExecutor {
         self.log_troubles(troubles);
     }
 
-    /// Waits for results in flight; those that take longer than `patience` become unknown.
+    /// Waits for probes in flight; those that take longer than `patience` count as unknown.
     pub(super) async fn finish(&self, patience: Duration) {
         self.tasks.close();
         if tokio::time::timeout(patience, self.tasks.wait())
@@ -448,12 +450,12 @@ impl ProbeExecutor {
     }
 }
 
-/// One result's place among those in flight. Whatever becomes of it, the place is given back.
+/// The place of one probe among those in flight. Dropping it gives the place back.
 struct InFlightSlot {
     executor: Arc<ProbeExecutor>,
     runner: Arc<ProbeTask>,
     due: Moment,
-    /// `Some` from the start of the result to its record: dropped in between, the result is unknown.
+    /// `Some` from the start of the probe to its record. If it is dropped in between, the result is unknown.
     started: Option<Moment>,
 }
 

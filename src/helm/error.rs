@@ -1,48 +1,48 @@
-//! What `helm rollback` says when it fails, and what follows from it.
+//! The errors of `helm rollback`, and what may be done about each.
 //!
-//! Helm has one exit code for every error, so its text is all there is. The texts are those of Helm 3.21 and 4.2 and of
-//! the Kubernetes client inside; a text that is not known is [`HelmError::Other`], which people look at.
+//! Helm has one exit code for every error, so only its text tells them apart. The texts are those of Helm 3.21 and 4.2
+//! and of the Kubernetes client inside. An unknown text is [`HelmError::Other`], which is left to people.
 
 use crate::core::evidence::redacted_to;
 
 /// The class of an error of helm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum HelmError {
-    /// There is no such release any more.
+    /// The release no longer exists.
     ReleaseGone,
-    /// The revision to go back to is gone.
+    /// The target revision is gone.
     TargetGone,
-    /// Somebody else has created the next revision.
+    /// Another program has created the next revision.
     Overtaken,
-    /// Another operation is under way.
+    /// Another operation is running.
     Pending,
     /// The API server cannot be reached; nothing was written.
     Unreachable,
     /// A right is missing.
     Forbidden,
-    /// The manifest names a kind that the cluster does not have, or not any more.
+    /// The manifest names a kind that the cluster does not have, or no longer has.
     UnknownKind,
     /// The manifest cannot be read.
     Manifest,
-    /// An object is there, but helm has no record of it to start from.
+    /// An object exists, but helm has no record of it to start from.
     NoOriginal,
-    /// The API server refuses an object, as where a field cannot be changed.
+    /// The API server rejects an object, for example because a field is immutable.
     Invalid,
     /// Another manager owns a field.
     Conflict,
     /// The record is larger than a Secret can be.
     TooLarge,
-    /// Helm ended as it had no more memory.
+    /// Helm ended for lack of memory.
     OutOfMemory,
     /// A hook failed or took too long.
     Hook,
-    /// Everything is applied, but helm waited in vain; the own verification decides.
+    /// Everything is applied, but helm waited in vain; Leadsman's own verification decides.
     NotReady,
-    /// What was to be removed could not be.
+    /// An object could not be removed.
     CleanUp,
-    /// Helm looks for a revision that is deployed, and there is none.
+    /// Helm looks for a deployed revision, and there is none.
     NoneDeployed,
-    /// Helm does not take the flags that it was given together: a mistake of ours.
+    /// Helm does not accept this combination of flags, a bug of ours.
     Flags,
     /// Leadsman itself did not let a request of helm through to the API server.
     NotLetThrough,
@@ -52,7 +52,7 @@ pub enum HelmError {
     Other,
 }
 
-/// Texts in small letters, all of which an error of the class has; the first class that fits counts.
+/// Lower-case texts, all of which an error of the class contains; the first class that fits counts.
 const TEXTS: &[(HelmError, &[&str])] = &[
     // Go's words for it; behind them stands what each of its threads did.
     (HelmError::OutOfMemory, &["fatal error: ", "out of memory"]),
@@ -141,8 +141,8 @@ const TEXTS: &[(HelmError, &[&str])] = &[
 ];
 
 impl HelmError {
-    /// The class of what helm wrote to standard error. Log lines of the Kubernetes client and of helm itself are left
-    /// out: a warning beside the error must not decide.
+    /// The class of helm's standard error. Log lines of the Kubernetes client and of helm are ignored: a warning beside
+    /// the error must not decide.
     pub fn of(stderr: &str) -> Self {
         let text = message(stderr).to_lowercase();
         let fits = |parts: &[&str]| {
@@ -161,12 +161,12 @@ impl HelmError {
             .map_or(Self::Other, |(class, _)| *class)
     }
 
-    /// Whether the same rollback may be tried again when no record of it was created.
+    /// Whether the same rollback may be retried if no record of it was created.
     pub const fn may_be_tried_again(self) -> bool {
         matches!(self, Self::Unreachable | Self::Transient)
     }
 
-    /// Whether an API server that is away, or has just started, may be behind it. The others are answers of one that
+    /// Whether an API server that is away, or has just started, may be the cause. Other errors come from one that
     /// works.
     pub const fn may_be_of_an_outage(self) -> bool {
         match self {
@@ -195,7 +195,7 @@ impl HelmError {
     }
 }
 
-/// The error itself: from the last line that begins with `Error: ` to the end, or everything that is no log line.
+/// The error itself: from the last line that begins with `Error: ` to the end, or everything that is not a log line.
 pub fn message(stderr: &str) -> String {
     let lines: Vec<&str> = stderr.lines().filter(|line| !is_log(line)).collect();
     let from = lines
@@ -205,21 +205,21 @@ pub fn message(stderr: &str) -> String {
     lines[from..].join("\n").trim().to_owned()
 }
 
-/// The longest text of helm that is shown, in characters.
+/// Characters of helm's text that are shown.
 const MAX_SHOWN: usize = 1000;
 
-/// The same for people: without what looks like a secret, and without the values that the API server refuses, which it
-/// prints whole: a pod's template with its environment.
+/// The same for people: redacted, and without the values that the API server rejects, which it prints whole (a pod's
+/// template with its environment).
 pub fn shown(stderr: &str) -> String {
     described(&message(stderr))
 }
 
-/// The same of the description of a record, into which Helm writes such an error, and people what they like.
+/// The same for the description of a record, which may contain such an error, or any text of a user.
 pub fn described(text: &str) -> String {
     redacted_to(&without_values(text), MAX_SHOWN)
 }
 
-/// A text without what stands behind `Invalid value:` and its like, up to the reason that follows.
+/// The text without what follows `Invalid value:` and the like, up to the reason behind it.
 pub fn without_values(text: &str) -> String {
     const MARKS: [&str; 3] = [
         "Invalid value: ",
@@ -244,7 +244,7 @@ pub fn without_values(text: &str) -> String {
     }
 }
 
-/// How long the dump of a value is: to the `: ` outside of all brackets and quotes, or to the end.
+/// The length of a dumped value: up to the `: ` outside of all brackets and quotes, or to the end.
 fn value_length(text: &str) -> usize {
     let mut depth = 0_u32;
     let mut quote = None;

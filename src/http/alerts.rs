@@ -1,4 +1,4 @@
-//! `/api/v1/alerts`: what is wrong, and who was told; and the runbook that alerts link to.
+//! `/api/v1/alerts`, `/api/v1/objectives`, and the runbook that alerts link to.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ struct ObjectivesBody<'a> {
     objectives: Vec<FanOutEntry<'a, &'a Arc<ObjectiveView>>>,
 }
 
-/// The alerts that live.
+/// The current alerts.
 pub(super) async fn all(State(shared): State<Arc<AppState>>, headers: HeaderMap) -> Response {
     let gathered = match fan_out(&shared, "/api/v1/alerts", &headers).await {
         Ok(gathered) => gathered,
@@ -38,7 +38,7 @@ pub(super) async fn all(State(shared): State<Arc<AppState>>, headers: HeaderMap)
     .await
 }
 
-/// What is promised, and how it stands.
+/// The objectives and their state.
 pub(super) async fn objectives(
     State(shared): State<Arc<AppState>>,
     headers: HeaderMap,

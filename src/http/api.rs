@@ -1,4 +1,4 @@
-//! `/api/v1/probes`: what is known of each probe, as JSON. Durations are in seconds, times in seconds since 1970.
+//! `/api/v1/probes`: statistics of each probe, as JSON. Durations are in seconds, times in seconds since 1970.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub(super) async fn probes(State(shared): State<Arc<AppState>>, headers: HeaderM
     .await
 }
 
-/// Writes an answer that looks at every probe: on a blocking thread, one at a time, with a bounded queue.
+/// Writes an answer that visits every probe: on a blocking thread, one at a time, with a bounded queue.
 pub(super) async fn scraped(
     shared: Arc<AppState>,
     headers: &HeaderMap,

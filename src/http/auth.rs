@@ -1,5 +1,6 @@
-//! Who may change something, or see evidence: whoever knows the bearer token of `serve.token_file`, and whom the cluster
-//! knows and lets, where `serve.kubernetes_auth` says so.
+//! Authorization of callers that change something or read evidence. A caller needs the bearer token of
+//! `serve.token_file`, or, with `serve.kubernetes_auth`, an account that the cluster allows it. Without either key
+//! these endpoints reject all requests.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,38 +15,38 @@ use super::{AppState, not_now};
 use crate::platform::files::named::MAX_SECRET;
 use crate::platform::files::read_theirs;
 
-/// What somebody wants to do that not everybody may.
+/// A protected operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Permission {
-    /// Roll a release back: its namespace and name.
+    /// Order a rollback of a release, by namespace and name.
     RollBack(String, String),
-    /// See the recording of a watch, which holds logs: the namespace and name of the release.
+    /// Read a recording of a release, by namespace and name. It contains logs.
     ReadRecording(String, String),
     /// Send alerts as evidence.
     SendAlerts,
-    /// Have the configuration read again.
+    /// Reload the configuration.
     Reload,
 }
 
-/// What the cluster says of a caller.
+/// The cluster's answer about a caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AuthDecision {
-    /// They may; their name, for the log.
+    /// Allowed; the caller's name, for the log.
     Allowed(String),
-    /// They may not; their name.
+    /// Not allowed; the caller's name.
     Forbidden(String),
-    /// It does not know them.
+    /// The cluster does not know the caller.
     Unauthenticated,
-    /// It does not answer.
+    /// The cluster does not answer.
     Unknown(String),
 }
 
-/// Asks the cluster about a token; given by the daemon, since this module does not know the cluster.
+/// Asks the cluster about a token. The daemon provides it, since this module does not know the cluster.
 pub type AccessReview = Arc<
     dyn Fn(String, Permission) -> Pin<Box<dyn Future<Output = AuthDecision> + Send>> + Send + Sync,
 >;
 
-/// Lets a caller in, or answers why not.
+/// Admits a caller, or answers why not.
 pub(super) async fn allowed(
     shared: &AppState,
     permission: Permission,
@@ -124,7 +125,7 @@ async fn read(file: &std::path::Path) -> Option<Vec<u8>> {
     (!token.is_empty()).then(|| token.to_vec())
 }
 
-/// Digests are compared, so that how long it takes tells nothing of the token.
+/// Compares digests, so that the time it takes reveals nothing about the token.
 fn is_equal(one: &[u8], other: &[u8]) -> bool {
     Sha256::digest(one) == Sha256::digest(other)
 }

@@ -1,6 +1,6 @@
-//! One result in the metric names of blackbox_exporter, so that its dashboards and alerts go on working.
+//! One probe result in the metric names of blackbox_exporter, so that its dashboards and alerts keep working.
 //!
-//! Present also on failure, as 0: success, status, the five phases, content length, TLS flag. Present only when known:
+//! Always present, 0 on failure: success, status, the five phases, content length, TLS flag. Present only if known:
 //! what the TLS handshake and the headers showed.
 
 use std::fmt::Write as _;
@@ -13,11 +13,11 @@ use crate::core::probe_result::{
 };
 use crate::metrics::MetricsFormat;
 
-/// What a page is made of.
+/// The contents of a page.
 pub(super) struct BlackboxPage<'a> {
     pub(super) kind: &'a ProbeKind,
     pub(super) timeout: Duration,
-    /// `None`: the target could not even be asked.
+    /// `None`: the probe could not start.
     pub(super) result: Option<ProbeResult>,
     pub(super) steps: Vec<String>,
 }
@@ -44,7 +44,7 @@ pub(super) fn metrics_page(page: &BlackboxPage<'_>, format: MetricsFormat) -> Ve
     text.into_bytes()
 }
 
-/// For people: what was done, the metrics, and the module that was used. Secrets are not in any of them.
+/// For people: the steps, the metrics, and the module. None of them contains secrets.
 pub(super) fn debug_page(page: &BlackboxPage<'_>, module: &ModuleConfig) -> String {
     let mut text = String::from("Steps of the result:\n");
     for step in &page.steps {
@@ -66,7 +66,7 @@ pub(super) fn debug_page(page: &BlackboxPage<'_>, module: &ModuleConfig) -> Stri
     text
 }
 
-/// The settings of a question without header values and bodies: users put tokens there, too.
+/// The settings of a probe without header values and bodies, where users put tokens.
 struct MaskedProbe<'a>(&'a ProbeKind);
 
 impl std::fmt::Debug for MaskedProbe<'_> {

@@ -1,11 +1,10 @@
-//! What is asked about all releases, where each of them has a Lease of its own: every replica that acts for some is asked
-//! side by side, and answers of itself alone.
+//! Requests about all releases, if each of them has a Lease of its own: asks every replica that leads some of them,
+//! concurrently. Each answers for itself alone.
 //!
 //! Invariants:
-//! - a replica is asked once for each request, however many releases it acts for, and nobody waits for it longer than
-//!   [`PATIENCE`];
-//! - what is told of a release comes from the replica that acts for it, or it is said why it does not;
-//! - what is asked by another replica is answered without asking any further one.
+//! - a request asks each replica once, however many releases it leads, and waits at most [`PATIENCE`] for it;
+//! - data about a release comes from the replica that leads it, or the answer says why it does not;
+//! - a request from another replica is answered without asking a third one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -21,25 +20,25 @@ use super::leader_proxy::{ReplicaRequest, is_passed_on};
 use super::status::ReleaseView;
 use super::{AppState, LeaderProxy, LeaderRoute, Routing, response_budget, too_busy};
 
-/// The longest that the other replicas may take: shorter than the patience of the status page, and the writing comes on top.
+/// Maximum wait for the other replicas: shorter than that of the status page, because writing the answer comes on top.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The largest list of one replica: as much as a command reads of all of them.
+/// Maximum size of one replica's list: as much as a command reads of all of them.
 const MAX_LIST: usize = 16 * 1024 * 1024;
 
 /// A release: its namespace and name.
 type GatheredRelease = (String, String);
 
-/// What the other replicas said.
+/// The answers of the other replicas.
 pub(super) struct FanOutResults {
     answers: Arc<Routing>,
-    /// Whether another replica asks, and asks the others itself.
+    /// Whether another replica asks, which asks the others itself.
     is_passed_on: bool,
-    /// The lists, by replica, or why there is none.
+    /// The lists by replica, or why there is none.
     said: BTreeMap<String, Result<Bytes, String>>,
 }
 
-/// Asks the other replicas for what stands at a path.
+/// Asks the other replicas for a path.
 pub(super) async fn fan_out(
     shared: &AppState,
     path: &'static str,
@@ -81,10 +80,10 @@ pub(super) async fn fan_out(
     Ok(gathered)
 }
 
-/// How each of the other replicas is reached, or why it cannot be.
+/// The connections to the other replicas, or why there is none.
 pub(super) type OtherReplicas = BTreeMap<String, Result<Arc<LeaderProxy>, String>>;
 
-/// The other replicas that act for a release of their own, each once.
+/// The other replicas that lead a release, each once.
 pub(super) fn others(answers: &Routing) -> OtherReplicas {
     let mut others = OtherReplicas::new();
     let Routing::Each(each) = answers else {
@@ -103,7 +102,7 @@ pub(super) fn others(answers: &Routing) -> OtherReplicas {
     others
 }
 
-/// Asks all of them side by side.
+/// Asks all of them concurrently.
 pub(super) async fn ask(
     others: &OtherReplicas,
     asked: &ReplicaRequest,
@@ -127,7 +126,7 @@ pub(super) enum FanOutEntry<'a, T> {
     Theirs(&'a RawValue),
 }
 
-/// What one of them answers, whatever it was asked for.
+/// One replica's answer to any of the requests.
 #[derive(Default, Deserialize)]
 struct FanOutLists<'a> {
     #[serde(borrow, default)]
@@ -157,7 +156,7 @@ struct AlertSubjectLabels {
     labels: EntrySubject,
 }
 
-/// The lists of the other replicas, read.
+/// The parsed lists of the other replicas.
 pub(super) struct ReplicaLists<'a> {
     gathered: &'a FanOutResults,
     lists: BTreeMap<&'a str, Result<FanOutLists<'a>, &'a str>>,
@@ -180,7 +179,7 @@ impl FanOutResults {
         }
     }
 
-    /// Whoever acts for a release; none when that is not known, so that it is told of by us.
+    /// The leader of a release; `None` if unknown, so that this replica answers.
     fn leader_route(&self, key: &GatheredRelease) -> Option<&LeaderRoute> {
         match &*self.answers {
             // We do, or would not be asked.
@@ -191,7 +190,7 @@ impl FanOutResults {
 }
 
 impl<'a> ReplicaLists<'a> {
-    /// The releases in our order, each as the replica shows it that acts for it.
+    /// The releases in our order, each as its leader shows it.
     pub(super) fn releases(&self, own: Vec<ReleaseView>) -> Vec<FanOutEntry<'a, ReleaseView>> {
         let mut theirs: HashMap<(&str, GatheredRelease), &'a RawValue> = HashMap::new();
         for (identity, lists) in self.heard() {
@@ -233,7 +232,7 @@ impl<'a> ReplicaLists<'a> {
         merged.collect()
     }
 
-    /// The alerts of all replicas, ours first. `about` gives the namespace and name of the release that one is about.
+    /// The alerts of all replicas, ours first. `about` gives the namespace and name of an alert's release.
     pub(super) fn alerts<T>(
         &self,
         own: impl Iterator<Item = T>,
@@ -287,7 +286,7 @@ impl<'a> ReplicaLists<'a> {
         joined
     }
 
-    /// Whether it is for this replica to tell of a release; none is ourselves.
+    /// Whether a replica answers for a release; `None` is this replica.
     fn tells_of(&self, replica: Option<&str>, key: &GatheredRelease) -> bool {
         match self.gathered.leader_route(key) {
             None | Some(LeaderRoute::Here) => replica.is_none(),
@@ -320,7 +319,8 @@ mod tests {
         }
     }
 
-    /// `a` is ours, `b` and `f` are of leadsman-1, `c` is of leadsman-2 and `d` of nobody; what else there is has no Lease.
+    /// `a` is ours, `b` and `f` belong to leadsman-1, `c` to leadsman-2, `d` has no leader; other releases have no
+    /// Lease.
     fn gathered(said: &[(&str, Result<Value, &str>)]) -> FanOutResults {
         let each = [
             ("a", LeaderRoute::Here),

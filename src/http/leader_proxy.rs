@@ -1,12 +1,13 @@
-//! Any replica answers for the one that acts: what is asked about releases is passed on to it. Where each release has a
-//! Lease of its own, that is the one that acts for the release; what is asked about all of them is answered by `gather`.
+//! Passes requests about releases on to the replica that leads them. With a Lease for each release, that is the
+//! release's leader; requests about all releases are answered by `fan_out`.
 //!
 //! Invariants:
-//! - a request is passed on once: what comes from another replica is answered here, or not at all;
-//! - credentials go only to the address that the holder wrote into the Lease, which takes a right of the cluster;
-//! - the answer is that of the other replica, or a reason: 503 with Retry-After where nothing can have been done, 504
-//!   where that is not known;
-//! - strangers cost little: what shows no token is passed on without its body, and few wait at a time.
+//! - a request is passed on once: one from another replica is answered here or not at all;
+//! - credentials go only to the address that the holder wrote into the Lease, which needs a right in the cluster;
+//! - the answer is that of the other replica, or a reason: 503 with Retry-After if nothing can have been done, 504 if
+//!   that is unknown;
+//! - unauthenticated callers cost little: a request without a token is passed on without its body, and few wait at a
+//!   time.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -29,7 +30,7 @@ use super::{AppState, not_now, orders, response_budget, too_busy};
 use crate::config::settings::TlsConfig;
 use crate::platform::http_client;
 
-/// The longest that the other replica may take: as long as its slowest answer.
+/// Maximum wait for the other replica: as long as its slowest answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The largest body that is passed on: that of an Alertmanager.
@@ -38,22 +39,22 @@ const MAX_BODY: usize = 1024 * 1024;
 /// The largest answer: a recording.
 const MAX_ANSWER: usize = 33 * 1024 * 1024;
 
-/// Requests that are passed on at a time; while the other replica is slow, each waits as long as [`PATIENCE`].
+/// Requests that are passed on concurrently; while the other replica is slow, each waits up to [`PATIENCE`].
 const MAX_PASSED_ON: u32 = 64;
 
-/// Replicas that are asked at a time for lists of all releases, apart from the above: whoever only looks is in nobody's way.
+/// Replicas that are asked concurrently for lists of all releases, counted separately: reads must not delay orders.
 const MAX_GATHERED: u32 = 64;
 
-/// Bodies that are read at a time, each at most [`MAX_BODY`]: whose tokens they are is not known yet.
+/// Bodies that are read concurrently, each at most [`MAX_BODY`], before their tokens are checked.
 const MAX_BODIES: usize = 16;
 
-/// The files of `lease.tls` are looked at as often as this, when something is passed on.
+/// Interval of checking the files of `lease.tls`, when a request is passed on.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Says that a request has been passed on already.
+/// Marks a request that was passed on already.
 const FORWARDED: HeaderName = HeaderName::from_static("x-leadsman-forwarded");
 
-/// What of a request and of an answer is passed on.
+/// Headers of a request and of an answer that are passed on.
 const OF_REQUEST: [HeaderName; 4] = [
     header::AUTHORIZATION,
     header::CONTENT_TYPE,
@@ -67,17 +68,17 @@ const OF_ANSWER: [HeaderName; 4] = [
     header::CACHE_CONTROL,
 ];
 
-/// Who answers for what is asked about releases.
+/// Which replica answers requests about releases.
 #[derive(Debug, Clone)]
 pub enum Routing {
-    /// One for all of them.
+    /// One replica for all of them.
     One(LeaderRoute),
-    /// For each whoever holds its Lease, by namespace and name. What is in no entry is answered here.
+    /// The holder of each release's Lease, by namespace and name. Other releases are answered here.
     Each(HashMap<(String, String), LeaderRoute>),
 }
 
 impl Routing {
-    /// Whether there is a release with a Lease of its own for which nobody answers.
+    /// Whether a release with a Lease of its own has no leader.
     pub(super) fn lacks_somebody(&self) -> bool {
         match self {
             // It has been looked at before a handler is asked.
@@ -89,23 +90,23 @@ impl Routing {
     }
 }
 
-/// Who answers.
+/// The leader.
 #[derive(Debug, Clone)]
 pub enum LeaderRoute {
-    /// We do.
+    /// This replica.
     Here,
-    /// Another replica does.
+    /// Another replica.
     Elsewhere {
         /// Its name.
         identity: String,
-        /// How it is reached, or why it cannot be.
+        /// The connection to it, or why there is none.
         forward: Result<Arc<LeaderProxy>, String>,
     },
-    /// Nobody at the moment.
+    /// No replica at the moment.
     Nobody,
 }
 
-/// How the replica that acts is reached.
+/// The connection to the leader.
 #[derive(Debug)]
 pub struct LeaderProxy {
     base: Url,
@@ -124,15 +125,15 @@ struct ProxyClient {
 
 /// Why there is no answer of the other replica.
 enum ProxyError {
-    /// It has heard nothing.
+    /// It has not received the request.
     Unheard(String),
-    /// It may have heard the request.
+    /// It may have received the request.
     Lost(String),
-    /// It is not asked.
+    /// It was not asked.
     Refused(Response),
 }
 
-/// How much is passed on at a time.
+/// Limits of concurrent requests.
 pub(super) struct Permits {
     requests: Semaphore,
     bodies: Semaphore,
@@ -140,7 +141,7 @@ pub(super) struct Permits {
 }
 
 impl Permits {
-    /// All are free.
+    /// All permits are free.
     pub(super) fn new() -> Self {
         Self {
             requests: Semaphore::new(MAX_PASSED_ON as usize),
@@ -149,28 +150,29 @@ impl Permits {
         }
     }
 
-    /// Room to pass one request on to so many replicas. All of them together are let pass alone.
+    /// Permits to pass one request on to this many replicas.
     pub(super) fn requests(&self, replicas: usize) -> Option<SemaphorePermit<'_>> {
         turns(&self.requests, replicas, MAX_PASSED_ON)
     }
 
-    /// Room to ask so many replicas for a list.
+    /// Permits to ask this many replicas for a list.
     pub(super) fn gathered(&self, replicas: usize) -> Option<SemaphorePermit<'_>> {
         turns(&self.gathered, replicas, MAX_GATHERED)
     }
 }
 
-/// As many turns as there are replicas, or all where that is less.
+/// One permit per replica, at most all.
 fn turns(of: &Semaphore, replicas: usize, all: u32) -> Option<SemaphorePermit<'_>> {
     let turns = u32::try_from(replicas).map_or(all, |replicas| replicas.min(all));
     of.try_acquire_many(turns).ok()
 }
 
 impl LeaderProxy {
-    /// To an address as it stands in the Lease: http or https with an IP address.
+    /// To an address from the Lease: http or https with an IP address.
     ///
     /// # Errors
-    /// When it is none, or the certificates that it is checked by cannot be read.
+    ///
+    /// When it is not a valid address, or the certificates to check it cannot be read.
     pub fn to(address: &str, tls: &TlsConfig) -> Result<Self, String> {
         let unusable = || format!("{address:?} is no address of a replica");
         let mut base = Url::parse(address).map_err(|_| unusable())?;
@@ -203,7 +205,7 @@ impl LeaderProxy {
         })
     }
 
-    /// The client, with the certificates of today. Files that have become unusable change nothing.
+    /// The client, with the current certificates. Files that have become unusable change nothing.
     fn client(&self) -> Client {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.looked.elapsed() >= LOOK_EVERY {
@@ -282,7 +284,7 @@ impl LeaderProxy {
         Ok(response)
     }
 
-    /// Asks it something of itself: what it answers when it has done so, or why there is no such answer.
+    /// Sends it a request of our own; returns its answer, or why there is none.
     pub(super) async fn ask(&self, asked: &ReplicaRequest) -> Result<Vec<u8>, String> {
         let url = self.base.join(asked.path);
         let url = url.map_err(|error| error.to_string())?;
@@ -301,19 +303,19 @@ impl LeaderProxy {
     }
 }
 
-/// What another replica is asked of itself.
+/// A request of our own to another replica.
 pub(super) struct ReplicaRequest {
     pub(super) method: Method,
     pub(super) path: &'static str,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
-    /// How long the answer may take.
+    /// Maximum wait for the answer.
     pub(super) patience: Duration,
-    /// How large it may be.
+    /// Maximum size of the answer.
     pub(super) most: usize,
 }
 
-/// Sends a request once; its answer comes in one piece.
+/// Sends a request once, and reads the whole answer.
 async fn exchange(
     request: RequestBuilder,
     most: usize,
@@ -332,18 +334,18 @@ async fn exchange(
     Ok((status, headers, bytes.map_err(ProxyError::Lost)?))
 }
 
-/// Whether a request changes nothing, so that it may be asked again.
+/// Whether a request changes nothing, so that it may be repeated.
 fn is_kind(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }
 
-/// Whether whoever acts has to answer this.
+/// Whether the leader has to answer this request.
 fn is_of_the_lead(method: &Method, path: &str) -> bool {
     // Probes are everybody's own.
     path.starts_with("/api/v1/") && (path != "/api/v1/probes" || *method != Method::GET)
 }
 
-/// The release that a request is about, by namespace and name as its handler reads them; none when it is about all.
+/// The release that a request is about, parsed like its handler does; `None` if it is about all.
 async fn release_of(request: &mut Request) -> Option<(String, String)> {
     // A path that is no text is refused by its handler.
     let params = request.extract_parts::<RawPathParams>().await.ok()?;
@@ -354,7 +356,7 @@ async fn release_of(request: &mut Request) -> Option<(String, String)> {
     Some((param("namespace")?, param("name")?))
 }
 
-/// Answers here what can be answered here, and passes on the rest.
+/// Answers a request here or passes it on.
 pub(super) async fn forward(
     State(shared): State<Arc<AppState>>,
     mut request: Request,
@@ -431,7 +433,7 @@ mod tests {
     use axum::extract::Path;
     use axum::routing::get;
 
-    /// Whatever a handler takes for the names of a release is what it is looked up by.
+    /// A release is looked up by the same names as its handler reads.
     #[tokio::test]
     async fn a_release_is_looked_up_by_the_names_that_its_handler_reads() {
         async fn names(mut request: Request) -> String {

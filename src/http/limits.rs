@@ -1,7 +1,8 @@
-//! The open connections, and which of them is closed when there is no room for the next one.
+//! The open connections, and which of them is closed to make room for the next one.
 //!
 //! Invariants:
-//! - nobody is refused: a connection too many closes another one, so `/-/healthy` and `/metrics` answer at all times;
+//! - no client is refused: a connection above the limit closes another one, so `/-/healthy` and `/metrics` always
+//!   answer;
 //! - a client that opens many connections loses its own ones first.
 
 use std::collections::HashMap;
@@ -12,46 +13,45 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// The first request's head must be here within this time, and each later one this long after its first byte. A client
-/// sends a head in one packet or two.
+/// Maximum time for the first request's head, and for each later one from its first byte. A client sends a head in one
+/// packet or two.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Who wants something has said something by then; a TLS handshake may go on for longer.
+/// A client that wants something has sent its first byte within this time; a TLS handshake may take longer.
 const SILENCE: Duration = Duration::from_millis(100);
 
-/// A connection that waits longer for its next request is closed. Longer than the usual scrape interval of 15 s to 60 s,
-/// so that Prometheus keeps its connection.
+/// Maximum idle time of a connection. Longer than the usual scrape interval of 15 s to 60 s, so that Prometheus keeps
+/// its connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// One address may have this share of all connections: a half. That is 256 by default, more than a Prometheus, an ingress or
-/// the sidecar of a mesh (from whose address everything comes) has in use. It can be as high because it refuses
-/// nothing: one more connection from there closes the one of them that is idle for longest.
+/// Share of all connections that one address may have: one of this many. A half is 256 by default, more than a
+/// Prometheus, an ingress or a mesh's sidecar (from whose address everything comes) uses. It can be this high because
+/// it refuses nothing: one more connection from there closes the one of them that is idle for longest.
 const SHARE_OF_ONE: usize = 2;
 
-/// What a connection does.
+/// State of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ConnectionStage {
-    /// Nothing has come yet.
+    /// No byte has arrived.
     Silent,
-    /// A part of the TLS handshake or of the first request's head is here.
+    /// A part of the TLS handshake or of the first request's head has arrived.
     New,
     /// It waits for its next request.
     Idle,
-    /// A part of a later request's head is here.
+    /// A part of a later request's head has arrived.
     Head,
     /// A request is being answered.
     Busy,
-    /// The answer is made, and the client takes it.
+    /// The answer is ready, and the client reads it.
     Taking,
 }
 
-/// What a connection does, and since when.
+/// State of a connection, and since when.
 #[derive(Debug)]
 pub(super) struct ConnectionActivity(Mutex<(ConnectionStage, Instant)>);
 
 impl ConnectionStage {
-    /// Those of a lower rank are closed first: who has said nothing for a while before who has, and who is being answered
-    /// last.
+    /// Connections with a lower rank are closed first: silent ones before others, those with a running request last.
     fn rank(self, since: Instant) -> u8 {
         match self {
             Self::Silent if since.elapsed() >= SILENCE => 0,
@@ -70,7 +70,7 @@ impl ConnectionActivity {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The first bytes are here; the time for the first request runs on.
+    /// The first bytes arrived; the time for the first request continues.
     pub(super) fn spoke(&self) {
         let mut now = self.now();
         if now.0 == ConnectionStage::Silent {
@@ -78,7 +78,7 @@ impl ConnectionActivity {
         }
     }
 
-    /// A part of a request is here.
+    /// A part of a request arrived.
     pub(super) fn bytes_came(&self) {
         let mut now = self.now();
         if now.0 == ConnectionStage::Idle {
@@ -86,17 +86,17 @@ impl ConnectionActivity {
         }
     }
 
-    /// A request's head is whole.
+    /// A request's head is complete.
     pub(super) fn request_came(&self) {
         *self.now() = (ConnectionStage::Busy, Instant::now());
     }
 
-    /// The answer is made.
+    /// The answer is ready.
     pub(super) fn answered(&self) {
         *self.now() = (ConnectionStage::Taking, Instant::now());
     }
 
-    /// All that was to be sent has been taken.
+    /// The client has read the whole answer.
     pub(super) fn taken(&self) {
         let mut now = self.now();
         if now.0 == ConnectionStage::Taking {
@@ -104,8 +104,8 @@ impl ConnectionActivity {
         }
     }
 
-    /// When the connection is closed if nothing more comes. `None` while a request is being answered or the
-    /// answer taken, which have limits of their own.
+    /// When the connection is closed if nothing more arrives. `None` while a request is answered or the answer is read,
+    /// which have limits of their own.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let (stage, since) = *self.now();
         match stage {
@@ -139,7 +139,7 @@ pub(super) struct Connections {
     open: Mutex<OpenConnections>,
 }
 
-/// An open connection; when it is dropped there is room for another one.
+/// An open connection; dropping it makes room for another one.
 #[derive(Debug)]
 pub(super) struct ClientConnection {
     number: u64,
@@ -157,7 +157,7 @@ impl Drop for ClientConnection {
 }
 
 impl Connections {
-    /// None is open yet; `most` may be.
+    /// With room for `most` connections.
     pub(super) fn new(most: usize) -> Arc<Self> {
         Arc::new(Self {
             most: most.max(1),
@@ -169,7 +169,7 @@ impl Connections {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in a connection, and says how many others (0 to 2) had to go for it.
+    /// Admits a connection. Returns how many others (0 to 2) were closed for it.
     pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> (ClientConnection, usize) {
         let source = source(address);
         let mut open = self.lock();
@@ -200,7 +200,7 @@ impl Connections {
         (connection, closed)
     }
 
-    /// Closes the connection that is idle for longest; whether there was one at all.
+    /// Closes the connection that is idle for longest. Returns whether there was one.
     pub(super) fn make_room(&self) -> bool {
         self.lock().close_one(None)
     }
@@ -222,8 +222,8 @@ impl OpenConnections {
         Some(entry)
     }
 
-    /// Of all connections, or those of one source: by rank; then one of the source that has most of them; then the one that
-    /// has done the same for longest.
+    /// Closes one of all connections, or of one source: by rank, then by the source with the most connections, then by
+    /// age.
     fn close_one(&mut self, of: Option<IpAddr>) -> bool {
         let candidates = self
             .entries
@@ -244,7 +244,7 @@ impl OpenConnections {
     }
 }
 
-/// What counts as one address: of IPv6 the network of 64 bits, since a host has all of it.
+/// The address that counts: for IPv6 its network of 64 bits, since a host has all of it.
 fn source(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {

@@ -1,10 +1,10 @@
-//! The HTTP listener: `/metrics`, `/probe`, `/-/healthy`, `/-/ready`, the JSON API.
+//! The HTTP server: `/metrics`, `/probe`, `/-/healthy`, `/-/ready`, the JSON API and the status page.
 //!
 //! Invariants:
-//! - whatever a client does is bounded: connections, the size of a request's head, the time it may take, the number of
-//!   pages written at once;
-//! - whatever changes something or shows evidence is behind `auth`, and nothing shows a secret;
-//! - an error is `application/problem+json` (RFC 9457), but for `/probe` and `/-/…`, whose users expect plain text.
+//! - everything a client does is bounded: connections, the size of a request's head, its duration, the number of pages
+//!   written at once;
+//! - `auth` protects everything that changes something or shows evidence, and nothing shows a secret;
+//! - an error is `application/problem+json` (RFC 9457), except for `/probe` and `/-/…`, whose users expect plain text.
 
 mod alerts;
 mod api;
@@ -67,58 +67,58 @@ use crate::metrics::{
     Handler, Metrics, MetricsFormat, ProbeSeries, Refusal, gzip_fast, write_page,
 };
 
-/// Pages of `/metrics` that may wait for their turn. A page is written by one thread at a time; more clients than
-/// this are told to come back, so that a misbehaving scraper costs no memory.
+/// Requests to `/metrics` that may wait. One thread writes one page at a time; further clients have to come back, so
+/// that a misbehaving scraper costs no memory.
 const MAX_WAITING_SCRAPES: usize = 8;
 
-/// `/probe` requests under way at a time, each with a result of its own.
+/// Concurrent `/probe` requests, each with a probe of its own.
 const MAX_CONCURRENT_PROBES: usize = 512;
 
-/// Recordings that are read at a time and until their readers have them, each of up to 32 MiB.
+/// Recordings in memory until their readers have them, each of up to 32 MiB.
 const MAX_CONCURRENT_RECORDINGS: usize = 2;
 
-/// Notifications of Alertmanager that are read at a time, each at most 1 MiB.
+/// Notifications of Alertmanager that are read concurrently, each at most 1 MiB.
 const MAX_CONCURRENT_WEBHOOKS: usize = 32;
 
-/// Notifications of one address in a second; an Alertmanager sends a few in a minute.
+/// Notifications per second of one address; an Alertmanager sends a few a minute.
 const WEBHOOK_RATE: NonZeroU32 = NonZeroU32::new(5000).unwrap();
 
-/// Without a sign of life from the schedule for so long, `/-/healthy` fails. The schedule beats twice a second.
+/// `/-/healthy` fails when the schedule's heartbeat is older than this. It beats twice a second.
 const STANDSTILL: Duration = Duration::from_secs(10);
 
-/// One result on behalf of a `/probe` request.
+/// One probe for a `/probe` request.
 pub struct ProbeRequest {
-    /// Whom to ask.
+    /// The target.
     pub target: Target,
-    /// How.
+    /// The transport and its settings.
     pub kind: ProbeKind,
-    /// How long it may take.
+    /// The timeout.
     pub timeout: Duration,
-    /// Whether to write down each step.
+    /// Whether to describe each step.
     pub transcript: bool,
 }
 
-/// What came of it, with the steps in words when they were asked for.
+/// The result, with its steps in words if requested.
 pub struct ProbeResponse {
     /// The result.
     pub result: ProbeResult,
-    /// The steps, one line each; empty unless asked for.
+    /// The steps, one line each; empty if not requested.
     pub steps: Vec<String>,
 }
 
-/// Takes one result; given by the daemon, since this module does not know the prober.
+/// Runs one probe. The daemon provides it, since this module does not know the prober.
 pub type RunProbe =
     Arc<dyn Fn(ProbeRequest) -> Pin<Box<dyn Future<Output = ProbeResponse> + Send>> + Send + Sync>;
 
-/// The bytes of the newest recording of a release's revision: namespace, name, revision. May take a while.
+/// Returns the newest recording of a revision, by namespace, release and revision. May take a while.
 pub type FindRecording = Arc<dyn Fn(&str, &str, u32) -> Option<Vec<u8>> + Send + Sync>;
 
-/// Somebody wants the configuration read again, and waits to hear what came of it.
+/// A request to reload the configuration, with a channel for the result.
 pub type ReloadRequest = oneshot::Sender<Result<(), String>>;
 
-/// What changes when the configuration is read again.
+/// What a reload of the configuration changes.
 pub struct ServingConfig {
-    /// The probes and what is known of them, in the order of the configuration.
+    /// The probes and their statistics, in the order of the configuration.
     pub series: Vec<ProbeSeries>,
     /// What `/probe?module=` may name.
     pub modules: BTreeMap<String, ModuleConfig>,
@@ -128,21 +128,21 @@ pub struct ServingConfig {
     pub allow: Vec<Pattern>,
     /// Subtracted from the scrape timeout that a client announces.
     pub timeout_offset: Duration,
-    /// Guarded releases.
+    /// Views of the releases.
     pub controllers: Vec<status::GuardFeed>,
-    /// Who takes orders for them, by namespace and name.
+    /// Receivers of orders, by namespace and name.
     pub orders: HashMap<(String, String), mpsc::Sender<RollbackOrder>>,
-    /// Who takes alerts of Alertmanager.
+    /// Receivers of Alertmanager's alerts.
     pub alerts: Vec<AlertSubscriber>,
-    /// The file with the bearer token that may change something and see evidence.
+    /// The file with the bearer token for protected endpoints.
     pub token_file: Option<PathBuf>,
-    /// Asks the cluster about other callers; without both nobody may.
+    /// Asks the cluster about other callers. Without this and the file all are rejected.
     pub review: Option<AccessReview>,
-    /// The files that the configuration names, to say which of them cannot be used.
+    /// The files that the configuration names, to report unusable ones.
     pub files: Vec<NamedFile>,
 }
 
-/// What the handlers share.
+/// State of the server, shared by all handlers.
 pub struct AppState {
     /// The daemon's own metrics.
     pub metrics: Arc<Metrics>,
@@ -158,7 +158,7 @@ pub struct AppState {
     recording: FindRecording,
     reload: mpsc::Sender<ReloadRequest>,
     answers: RwLock<Arc<Routing>>,
-    /// Why the configuration on the disk is not the one in force, if so.
+    /// Why the configuration on the disk is not in force, if so.
     reload_trouble: RwLock<Option<String>>,
     looked: readiness::ReadinessCache,
     scrapes: Semaphore,
@@ -176,27 +176,27 @@ pub struct AppState {
 /// Notifications of one address.
 type RateByAddress = RateLimiter<IpAddr, HashMapStateStore<IpAddr>, DefaultClock>;
 
-/// Whose connection it is.
+/// Source address of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ConnectionPeer(IpAddr);
 
-/// What the daemon hands over once, at the start.
+/// What the daemon provides once, at the start.
 pub struct Dependencies {
     /// The daemon's own metrics.
     pub metrics: Arc<Metrics>,
     /// The monotonic clock.
     pub clock: fn() -> Moment,
-    /// The last sign of life of the schedule.
+    /// The schedule's last heartbeat.
     pub beat: Box<dyn Fn() -> Moment + Send + Sync>,
-    /// Brings gauges up to date before a page is written.
+    /// Updates gauges before a page is written.
     pub refresh: Box<dyn Fn() + Send + Sync>,
-    /// Troubles of our own that are in force.
+    /// Current troubles of the self-check.
     pub troubles: Box<dyn Fn() -> Vec<&'static str> + Send + Sync>,
-    /// Probes for `/probe`.
+    /// Runs a probe for `/probe`.
     pub take: RunProbe,
-    /// Finds the recording of a watch.
+    /// Finds the recording of an analysis.
     pub recording: FindRecording,
-    /// Whoever can read the configuration again.
+    /// Receiver of reload requests.
     pub reload: mpsc::Sender<ReloadRequest>,
 }
 
@@ -237,7 +237,7 @@ impl AppState {
         }
     }
 
-    /// Puts a new configuration before the clients.
+    /// Puts a new configuration in force.
     pub fn replace_serving_config(&self, serving_config: ServingConfig) {
         *self
             .serving_config
@@ -246,12 +246,12 @@ impl AppState {
         self.looked.forget();
     }
 
-    /// Says whether traffic should come: from the first schedule to the signal to stop.
+    /// Sets whether traffic should come: from the first schedule to the signal to stop.
     pub fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Ordering::Release);
     }
 
-    /// Says who answers for what is asked about releases; until it is said that is this replica.
+    /// Sets which replica answers requests about releases; before that it is this one.
     pub fn set_answers(&self, answers: Routing) {
         let answers = Arc::new(answers);
         *self.answers.write().unwrap_or_else(PoisonError::into_inner) = answers;
@@ -261,7 +261,7 @@ impl AppState {
         Arc::clone(&self.answers.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Notes why the configuration on the disk is not the one in force; `None` when it is.
+    /// Notes why the configuration on the disk is not in force; `None` if it is.
     pub fn note_reload(&self, trouble: Option<String>) {
         let mut noted = self
             .reload_trouble
@@ -279,7 +279,7 @@ impl AppState {
         self.ready.load(Ordering::Acquire)
     }
 
-    /// All probes that are shown.
+    /// Statistics of all probes.
     pub fn tracked_probe(&self) -> Vec<Arc<TrackedProbe>> {
         let serving_config = self.serving_config();
         let series = serving_config.series.iter();
@@ -288,7 +288,7 @@ impl AppState {
             .collect()
     }
 
-    /// What is shown of each guarded release; the phase is empty before its guard has begun.
+    /// Views of all releases; the phase is empty before the controller has started.
     pub fn controllers(&self) -> Vec<Arc<status::GuardView>> {
         let serving_config = self.serving_config();
         let views = serving_config
@@ -298,17 +298,17 @@ impl AppState {
         views.collect()
     }
 
-    /// Puts the alerts of one share before the clients, beside those of the others.
+    /// Publishes the alerts of one shard, beside those of the others.
     pub fn show_alerts(&self, of: &Shard, alerts: Vec<status::AlertView>) {
         self.alerts.show(of, alerts);
     }
 
-    /// Puts the objectives of one share before the clients, beside those of the others.
+    /// Publishes the objectives of one shard, beside those of the others.
     pub fn show_objectives(&self, of: &Shard, objectives: Vec<Arc<status::ObjectiveView>>) {
         self.objectives.show(of, objectives);
     }
 
-    /// Nobody here looks after this share any more.
+    /// Removes everything of a shard that this replica no longer leads.
     pub fn show_nothing(&self, of: &Shard) {
         self.alerts.drop_shard(of);
         self.objectives.drop_shard(of);
@@ -412,7 +412,7 @@ async fn healthy(State(shared): State<Arc<AppState>>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
-/// How long reading the configuration may take: as long as the guards of changed releases need to hand over.
+/// Maximum duration of a reload: controllers of changed releases have to hand over.
 const RELOAD_PATIENCE: Duration = Duration::from_secs(60);
 
 async fn reload(State(shared): State<Arc<AppState>>, headers: HeaderMap) -> Response {
@@ -495,7 +495,7 @@ fn page_response(page: impl IntoResponse, format: MetricsFormat, gzip: bool) -> 
     response
 }
 
-/// Counts a request to `/probe` that gets no result.
+/// Counts a request to `/probe` without a result.
 fn refuse(shared: &AppState, refusal: Refusal, response: Response) -> Response {
     shared.metrics.refused(refusal);
     response
@@ -505,10 +505,10 @@ fn too_busy(what: &str) -> Response {
     not_now(&format!("too many {what} at once; try again"))
 }
 
-/// What whoever asks is told while we end.
+/// The text for callers during the stop.
 const STOPPING: &str = "this Leadsman is stopping; try again";
 
-/// For the moment: nothing was done, and whoever asks again soon may have more luck. A whole sentence.
+/// A temporary refusal: nothing was done, and the caller may retry soon. `text` is a whole sentence.
 fn not_now(text: &str) -> Response {
     let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, text);
     response

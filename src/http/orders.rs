@@ -1,10 +1,11 @@
-//! `…/rollback` and `…/orders/{id}`: a person orders a rollback, and hears what became of that order.
+//! `…/rollback` and `…/orders/{id}`: a person orders a rollback, and follows its progress.
 //!
 //! Invariants:
-//! - an order has an id, which is kept with the rollout that it makes or joins: nobody is told of another's result;
-//! - an order that is sent again with the same `Idempotency-Key` is the same order, also after a restart; one to another
-//!   revision is a mistake;
-//! - what cannot be done is refused before anything changes.
+//! - an order has an id, which is stored with the rollout that it starts or joins, so no caller gets another order's
+//!   result;
+//! - an order that is sent again with the same `Idempotency-Key` is the same order, also after a restart; with another
+//!   revision it is an error;
+//! - an order that cannot be carried out is refused before anything changes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +25,7 @@ use super::problem::problem;
 use super::releases::{guarded, is_possible, unknown};
 use super::status::{GuardView, RolloutView};
 
-/// The header that says that it is the same order as before.
+/// The header that identifies a repeated order.
 pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// The longest key, in bytes.
@@ -36,43 +37,43 @@ const MAX_BODY: usize = 16 * 1024;
 /// The longest reason, in bytes.
 pub const MAX_REASON: usize = 500;
 
-/// How long the controller may take to look whether it can be done.
+/// Maximum time for the controller to check an order.
 const ANSWER: Duration = Duration::from_secs(15);
 
-/// A person wants the newest revision of a release rolled back.
+/// An order to roll back the newest revision of a release.
 #[derive(Debug)]
 pub struct RollbackOrder {
-    /// The revision to go back to; without one it is chosen as after a verdict.
+    /// The revision to roll back to; without one it is chosen as after a verdict.
     pub target: Option<u32>,
-    /// Why; not empty, at most [`MAX_REASON`] bytes.
+    /// The reason; not empty, at most [`MAX_REASON`] bytes.
     pub reason: String,
-    /// What tells an order that is sent again from a new one; at most 128 bytes.
+    /// Identifies a repeated order; at most 128 bytes.
     pub key: Option<Box<str>>,
-    /// What became of it: the look before the rollback has been taken by then.
+    /// The answer, sent after the order was checked.
     pub answer: oneshot::Sender<Result<AcceptedOrder, DeclinedOrder>>,
 }
 
-/// An order that is carried out.
+/// An accepted order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AcceptedOrder {
-    /// Its id; several orders for the same rollback have one.
+    /// Its id; several orders for the same rollback share one.
     pub id: String,
     /// The revision that is rolled back.
     pub revision: u32,
-    /// The revision that it goes back to, as far as that is known.
+    /// The target, if known.
     pub target: Option<u32>,
-    /// Whether that rollback was under way before this order came.
+    /// Whether the rollback was running before this order.
     pub joined: bool,
 }
 
-/// Why an order is not carried out. Nothing was changed.
+/// Why an order was declined. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeclinedOrder {
     /// There is no such release or revision: 404.
     Unknown(String),
-    /// It is in conflict with what there is, or something is in the way: 409.
+    /// It conflicts with the current state, or a check failed: 409.
     Conflict(String),
-    /// It cannot be said at the moment: 503, and the same order may be sent again.
+    /// Unknown at the moment: 503, and the same order may be sent again.
     NotNow(String),
 }
 
@@ -148,7 +149,7 @@ pub(super) async fn roll_back(
     }
 }
 
-/// The key of an order; an error in words when it cannot be one.
+/// The key of an order, or why it is invalid.
 fn key_of(headers: &HeaderMap) -> Result<Option<Box<str>>, String> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else {
         return Ok(None);
@@ -163,7 +164,7 @@ fn key_of(headers: &HeaderMap) -> Result<Option<Box<str>>, String> {
     ))
 }
 
-/// Nobody takes orders for it: because it is only probed, or not known at all.
+/// The answer for a release that takes no orders: it is only probed, or unknown.
 fn not_guarded(shared: &AppState, namespace: &str, name: &str) -> Response {
     let is_probed = shared.serving_config().series.iter().any(|series| {
         let id = &series.tracked_probe().probe().id;
@@ -179,7 +180,7 @@ fn not_guarded(shared: &AppState, namespace: &str, name: &str) -> Response {
     problem(StatusCode::CONFLICT, &text)
 }
 
-/// What became of an order.
+/// State of an order.
 #[derive(Serialize)]
 struct OrderView<'a> {
     id: &'a str,
@@ -187,7 +188,7 @@ struct OrderView<'a> {
     state: &'static str,
     /// The revision that is rolled back.
     revision: u32,
-    /// Where the release stands, in a sentence.
+    /// State of the release, as a sentence.
     says: &'a str,
     /// How it ended, if it did.
     rollout: Option<&'a RolloutView>,

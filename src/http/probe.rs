@@ -1,7 +1,8 @@
-//! `/probe?target=…&module=…`: one result for a scraper that knows blackbox_exporter.
+//! `/probe?target=…&module=…`: one probe for a scraper of blackbox_exporter.
 //!
-//! A failed result is a page with `probe_success 0` and status 200; other statuses mean that the request itself
-//! was wrong. Only configured targets are asked, or those of the allow-list: nobody makes us a proxy into the cluster.
+//! A failed probe is a page with `probe_success 0` and status 200; other statuses mean that the request itself was
+//! wrong. Only configured targets and those of the allow-list are probed, so that this is not an open proxy into the
+//! cluster.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use crate::config::settings::{ModuleConfig, ProbeKind};
 use crate::core::probe_result::expect::Pattern;
 use crate::metrics::{MetricsFormat, Refusal};
 
-/// What a scraper that announces no timeout is taken to have; blackbox_exporter's value.
+/// Timeout of a scraper that announces none, as in blackbox_exporter.
 const DEFAULT_SCRAPE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The header in which Prometheus announces how long it will wait.
@@ -136,7 +137,7 @@ fn answer(
     page_response(blackbox::metrics_page(page, format), format, false)
 }
 
-/// The parameters that are known; others are ignored, the first of each name counts.
+/// The known parameters; others are ignored, and the first of each name counts.
 #[derive(Default)]
 struct ProbeQuery {
     target: Option<String>,
@@ -164,7 +165,7 @@ impl ProbeQuery {
     }
 }
 
-/// A target that was encoded once more than a query needs, as some relabelling rules do.
+/// A target that was percent-encoded twice, as some relabelling rules do.
 fn decoded(target: &str) -> String {
     if target.contains("://") || !target.contains('%') {
         return target.to_owned();
@@ -188,7 +189,7 @@ fn percent_decoded(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// `hostname=` is the name that the target sees, where `target` is an address.
+/// Sets the host name that the target sees, if `target` is an address.
 fn set_hostname(kind: &mut ProbeKind, hostname: String) -> Result<(), String> {
     match kind {
         ProbeKind::Http(http) => {
@@ -223,7 +224,7 @@ fn set_hostname(kind: &mut ProbeKind, hostname: String) -> Result<(), String> {
     Ok(())
 }
 
-/// The timeout that the scraper announced, if it did.
+/// The scraper's announced timeout, if any.
 fn announced(headers: &HeaderMap) -> Result<Option<Duration>, String> {
     let Some(value) = headers.get(SCRAPE_TIMEOUT) else {
         return Ok(None);
@@ -238,7 +239,7 @@ fn announced(headers: &HeaderMap) -> Result<Option<Duration>, String> {
     }
 }
 
-/// The module's own timeout, or less where the scraper would not wait for so long.
+/// The module's own timeout, or less if the scraper does not wait for that long.
 fn timeout_of(module: &ModuleConfig, scrape: Option<Duration>, offset: Duration) -> Duration {
     let scrape = scrape.unwrap_or(DEFAULT_SCRAPE_TIMEOUT);
     // A scraper that waits for less than the offset gets what it asks for, and not a timeout of nothing.

@@ -1,9 +1,9 @@
-//! Errors as RFC 9457 wants them.
+//! Errors in the format of RFC 9457.
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-/// `application/problem+json` with the status' own title and what is wrong in this case.
+/// `application/problem+json` with the status' own title and the details.
 pub(super) fn problem(status: StatusCode, detail: &str) -> Response {
     let body = serde_json::json!({
         "type": "about:blank",

@@ -1,4 +1,4 @@
-//! `/-/ready`: whether traffic should come, and what is not as it should be all the same.
+//! `/-/ready`: whether traffic should come, with warnings about unusable files.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,16 +12,16 @@ use super::AppState;
 use crate::config::NamedFile;
 use crate::platform::files::named;
 
-/// Named files are looked at as often as this, when somebody asks.
+/// Minimum time between two checks of the named files.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// A disk that does not answer by then has trouble of its own; what was found the last time is said.
+/// Maximum wait for the disk; then the answer uses the last check.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Files that are named in the answer; the rest is counted.
+/// Files that the answer names; the rest is counted.
 const SHOWN: usize = 20;
 
-/// What was found the last time.
+/// Result of the last check.
 #[derive(Debug, Default)]
 pub(super) struct ReadinessCache(Mutex<Option<(Instant, Vec<String>)>>);
 
@@ -36,7 +36,7 @@ impl ReadinessCache {
         *last = Some((Instant::now(), found));
     }
 
-    /// The next answer looks again.
+    /// Makes the next answer check again.
     pub(super) fn forget(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -74,8 +74,8 @@ async fn file_troubles(shared: &Arc<AppState>) -> Vec<String> {
     found
 }
 
-/// 200 also where something is wrong that a restart or another replica would not mend: without it the status page and the
-/// metrics that tell of it would be out of reach.
+/// 200 even with warnings that no restart or other replica would fix: otherwise the status page and the metrics that
+/// show them would be unreachable.
 pub(super) async fn ready(State(shared): State<Arc<AppState>>) -> Response {
     if !shared.is_ready() {
         let text = "Leadsman is starting or stopping.\n";

@@ -1,4 +1,4 @@
-//! `/api/v1/releases…`: the guarded releases, each by itself, and the revisions that were judged.
+//! `/api/v1/releases…`: releases, and their analyzed revisions.
 
 use std::sync::Arc;
 
@@ -86,8 +86,8 @@ pub(super) async fn rollout(
     scraped(shared, &headers, move |_| serde_json::to_vec(&rollout)).await
 }
 
-/// The recording of a watch, as `leadsman explain` reads it: JSON Lines. It holds logs and differences of values, with
-/// secrets hidden, and is evidence all the same.
+/// The recording of an analysis, as `leadsman explain` reads it: JSON Lines. It contains logs and differences of
+/// values. Secrets are redacted, but it is protected as evidence.
 pub(super) async fn recording(
     State(shared): State<Arc<AppState>>,
     Path((namespace, name, revision)): Path<(String, String, u32)>,
@@ -130,10 +130,10 @@ pub(super) fn guarded(shared: &AppState, namespace: &str, name: &str) -> Option<
     views.find(|view| view.namespace == namespace && view.release == name)
 }
 
-/// Longer ones are no names in a cluster.
+/// Longer names do not exist in a cluster.
 const MAX_NAME: usize = 253;
 
-/// Whether there can be such a release; the cluster is not asked about others.
+/// Whether such a release can exist; the cluster is not asked about others.
 pub(super) fn is_possible(namespace: &str, name: &str) -> bool {
     [namespace, name].iter().all(|name| name.len() <= MAX_NAME)
 }

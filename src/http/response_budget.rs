@@ -1,4 +1,4 @@
-//! Bodies within limits: how long one may take to come, and how much memory those hold that are sent and not yet taken.
+//! Bodies within limits: how long a request's body may take to arrive, and how much memory unread answers may hold.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -13,23 +13,23 @@ use tokio_util::sync::CancellationToken;
 
 use super::problem::problem;
 
-/// How long the body of a request may take to come.
+/// Maximum time for the body of a request.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The memory of all answers that clients have not taken yet. A page has some kilobytes for a few probes and some
-/// megabytes for thousands, so readers that are slow are only closed where they would cost much.
+/// Memory of all answers that clients have not read yet. A page has some kilobytes for a few probes and some megabytes
+/// for thousands, so slow readers are closed only if they cost much.
 const MAX_UNTAKEN: usize = 64 * 1024 * 1024;
 
-/// Whoever reads has begun by then; and whoever is closed has ended.
+/// Within this time a reader has begun, and a closed one has ended.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Of what there are too many then.
+/// The text for too many unread answers.
 pub(super) const WAITING: &str = "answers wait to be taken by their readers";
 
 /// What that memory is counted in.
 const UNIT: usize = 1024;
 
-/// Reads the body of a request, or says why not.
+/// Reads the body of a request, or returns why not.
 pub(super) async fn read(body: Body, most: usize) -> Result<Bytes, Response> {
     match tokio::time::timeout(PATIENCE, axum::body::to_bytes(body, most)).await {
         Ok(Ok(body)) => Ok(body),
@@ -44,7 +44,7 @@ pub(super) async fn read(body: Body, most: usize) -> Result<Bytes, Response> {
     }
 }
 
-/// Bytes with a permit that is given back when the last of them has been sent, or nobody wants them any more.
+/// Bytes with a permit that is returned when the last of them was sent or dropped.
 pub(super) fn until_taken(bytes: Vec<u8>, permit: OwnedSemaphorePermit) -> Bytes {
     Bytes::from_owner(HeldBytes {
         bytes,
@@ -68,13 +68,13 @@ tokio::task_local! {
     pub(super) static CLOSE: CancellationToken;
 }
 
-/// Answers that are sent, and not yet taken.
+/// Answers that were sent, but not read yet.
 pub(super) struct ResponseBudget {
     room: Arc<Semaphore>,
     holders: Mutex<VecDeque<BudgetedResponse>>,
 }
 
-/// An answer that a client may not have taken yet.
+/// An answer that a client may not have read yet.
 struct BudgetedResponse {
     since: Instant,
     units: u32,
@@ -83,7 +83,7 @@ struct BudgetedResponse {
 }
 
 impl ResponseBudget {
-    /// There are none.
+    /// Without answers.
     pub(super) fn new() -> Self {
         Self {
             room: Arc::new(Semaphore::new(MAX_UNTAKEN / UNIT)),
@@ -91,8 +91,8 @@ impl ResponseBudget {
         }
     }
 
-    /// Counts an answer until it has been taken. Where there is no room for it, clients that have had theirs for longest
-    /// are closed; `None` when all of them have just been answered.
+    /// Counts an answer until it was read. If there is no room, closes the clients that have had theirs for longest;
+    /// `None` if all of them have just been answered.
     pub(super) async fn hold(&self, bytes: Vec<u8>) -> Option<Bytes> {
         // One that is larger than all of it goes alone.
         let units = bytes.len().div_ceil(UNIT).min(MAX_UNTAKEN / UNIT);
@@ -127,7 +127,8 @@ impl ResponseBudget {
         }))
     }
 
-    /// Closes clients that have had their answers for longest, until there is room for so much; whether there was any.
+    /// Closes clients that have had their answers for longest, until there is enough room. Returns whether there was
+    /// any.
     fn make_room(&self, units: u32) -> bool {
         let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
         holders.retain(|holder| holder.is_held.strong_count() > 0);

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 /// Compiled in, so that it can be read when nothing else works.
 const RUNBOOK: &str = include_str!("../../docs/runbook.md");
 
-/// Where links to other documents lead: they are not in the program.
+/// Base of links to other documents, which are not in the program.
 const DOCUMENTS: &str = "https://github.com/leadsman/leadsman/blob/main/docs/";
 
 const HEAD: &str = r#"<!doctype html>
@@ -48,7 +48,7 @@ fn html(markdown: &str) -> String {
     page
 }
 
-/// Code, bold text and links; a mark without its end is text.
+/// Code, bold text and links; an unclosed mark is text.
 fn inline(text: &str) -> String {
     let mut html = String::new();
     let mut rest = text;
@@ -125,7 +125,7 @@ mod tests {
         assert_eq!(html(markdown), wanted);
     }
 
-    /// Otherwise the file uses something that is not read here.
+    /// Fails if the file uses something that this module cannot read.
     #[test]
     fn nothing_of_the_runbook_is_left_as_markdown() {
         for (number, line) in PAGE.lines().enumerate() {

@@ -1,9 +1,9 @@
-//! Accepting connections, within limits.
+//! Accepts connections, within limits.
 //!
 //! Invariants:
-//! - the stop takes a bounded time, whatever clients do or leave undone;
-//! - a client that is slow costs its own connection for some seconds, and no other one anything;
-//! - the listener never closes: whoever comes is let in, and another connection goes for it (see `connections`).
+//! - a stop takes a bounded time, whatever clients do;
+//! - a slow client costs its own connection for some seconds, and affects no other;
+//! - the listener never closes: each new client is admitted, and another connection is closed for it (see `limits`).
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -29,27 +29,28 @@ use super::limits::{ClientConnection, ConnectionActivity, Connections};
 use super::response_budget::CLOSE;
 use super::{ConnectionPeer, ListenerTls};
 
-/// The size of a request's head and of the write buffer: a `/probe` URL may be long, but not longer.
+/// Size of a request's head and of the write buffer: a `/probe` URL may be long, but not longer.
 const HEAD_LIMIT: usize = 64 * 1024;
 
 /// Headers of one request.
 const MAX_HEADERS: usize = 100;
 
-/// A client that takes less than [`LEAST_TAKEN`] of its answer within this time is closed. Longer than any network needs to
-/// come to itself after a lost packet or two.
+/// A client that reads less than [`LEAST_TAKEN`] of its answer within this time is closed. Longer than any network
+/// needs to recover from a lost packet or two.
 const TAKE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// 4 KiB a second: no reader is as slow by accident, and one that takes a byte now and then holds no answer for ever.
+/// 4 KiB a second: no reader is as slow by accident, and one that reads a byte now and then cannot hold an answer
+/// forever.
 const LEAST_TAKEN: usize = 64 * 1024;
 
-/// How long answers that are being written may still take after the signal to stop.
+/// Time for running answers after the signal to stop.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// After an accept that failed for want of file descriptors or memory: the connection that was closed for it has ended by
-/// then.
+/// Pause after an accept that failed for lack of file descriptors or memory: the connection that was closed for it has
+/// ended by then.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// A client that has not shaken hands by then is closed.
+/// Maximum duration of a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// Connections beyond the limit that have been told to close and have not ended yet. Each ends within a moment.
@@ -58,7 +59,7 @@ const CLOSING: usize = 64;
 /// The most permits that a semaphore of tokio has.
 const MOST: usize = Semaphore::MAX_PERMITS - CLOSING;
 
-/// The same trouble is logged as often as this.
+/// Minimum time between log lines about the same trouble.
 const LOG_EVERY: Duration = Duration::from_secs(60);
 
 /// Serves until `stop`, then lets running answers end for a second, and cuts off those that do not.
@@ -109,11 +110,11 @@ pub async fn serve(
     }
 }
 
-/// The listener, and who has come in.
+/// The listener and its connections.
 struct Acceptor {
     listener: TcpListener,
     connections: Arc<Connections>,
-    /// Bounds what is open, with those that are about to close.
+    /// Bounds open connections, including those that are about to close.
     permits: Arc<Semaphore>,
     crowded: RareLog,
     failing: RareLog,

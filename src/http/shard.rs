@@ -1,14 +1,14 @@
-//! What several heralds put before the clients, each for what it looks after, and the readers see as one list.
+//! Lists from several alert evaluators, one for each shard, joined into one list for readers.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::{Serialize, Serializer};
 
-/// What one herald looks after.
+/// The part of the releases that one alert evaluator covers.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Shard {
-    /// All of it: there is no other herald.
+    /// All releases: there is only one evaluator.
     All,
     /// Nothing but this replica itself.
     Ourselves,
@@ -16,7 +16,7 @@ pub enum Shard {
     Release(String, String),
 }
 
-/// The list of each share.
+/// The list of each shard.
 pub(super) struct ShardLists<T>(RwLock<BTreeMap<Shard, Arc<Vec<T>>>>);
 
 impl<T> ShardLists<T> {
@@ -25,7 +25,7 @@ impl<T> ShardLists<T> {
         Self(RwLock::new(BTreeMap::new()))
     }
 
-    /// Shows this of a share, in place of what was shown of it before.
+    /// Replaces the list of a shard.
     pub(super) fn show(&self, of: &Shard, list: Vec<T>) {
         let list = Arc::new(list);
         let mut shown = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -35,7 +35,7 @@ impl<T> ShardLists<T> {
         drop(before);
     }
 
-    /// Shows nothing of a share any more.
+    /// Removes the list of a shard.
     pub(super) fn drop_shard(&self, of: &Shard) {
         let mut shown = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let before = shown.remove(of);

@@ -1,4 +1,4 @@
-//! TLS of the listener, by files that are read again when they change.
+//! TLS of the listener, from files that are read again when they change.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +17,7 @@ use crate::config::settings::ServeTlsConfig;
 use crate::platform::files::named::MAX_FILE;
 use crate::platform::files::read_theirs;
 
-/// Files are looked at as often as this, when somebody connects.
+/// Minimum time between two checks of the files; a new connection triggers them.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// The certificate that the listener shows.
@@ -28,13 +28,13 @@ pub struct ListenerTls {
 
 struct TlsState {
     looked: Instant,
-    /// What is shown, and what it was made of; nothing while the files have never been usable.
+    /// What is in use, and a digest of the files it was made from; `None` while they have never been usable.
     shown: Option<([u8; 32], TlsAcceptor)>,
 }
 
 impl ListenerTls {
-    /// Reads the files. While they cannot be used every handshake fails, and they are looked at again: they may come later,
-    /// and nothing is ever served without TLS instead.
+    /// Reads the files. While they are unusable every handshake fails, and they are read again: they may appear later.
+    /// There is never a fallback to plain HTTP.
     pub fn read(files: &ServeTlsConfig) -> Self {
         let shown = read(files).inspect_err(|why| {
             tracing::error!(
@@ -51,8 +51,7 @@ impl ListenerTls {
         }
     }
 
-    /// Whoever accepts the next connection, if there is a certificate to show. Files that have become unusable change
-    /// nothing.
+    /// Accepts the next connection, if there is a certificate. Files that have become unusable change nothing.
     pub(super) fn acceptor(&self) -> Option<TlsAcceptor> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.looked.elapsed() >= LOOK_EVERY {

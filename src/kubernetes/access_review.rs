@@ -1,11 +1,11 @@
-//! Who a caller is, and what the cluster lets them do: TokenReview and SubjectAccessReview.
+//! Authenticates and authorizes callers through the cluster: TokenReview and SubjectAccessReview.
 //!
 //! Invariants:
-//! - nobody is let in by what the API server did not say: without an answer the caller has to wait;
-//! - an answer is remembered for some seconds and by a digest of the token and the deed, so that a token is never kept, and
-//!   one that is revoked is of no use a moment later;
-//! - strangers cost little: few questions in a second and at a time, and a bounded memory; and they do not hold up those
-//!   who were let in before.
+//! - no caller is admitted without an answer of the API server; without one the caller has to wait;
+//! - an answer is cached for some seconds, by a digest of token and permission, so that no token is stored, and a
+//!   revoked one is useless a moment later;
+//! - unknown callers cost little: few reviews per second and at a time, and bounded memory; they do not delay callers
+//!   that were admitted before.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -24,51 +24,51 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-/// How long an answer of the API server holds.
+/// How long an answer is cached.
 const KEEP: Duration = Duration::from_secs(10);
 
-/// The longest that the API server may take for both questions.
+/// Maximum wait for both reviews.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Answers that are remembered: all that can come in that time.
+/// Cached answers: all that can arrive in that time.
 const MAX_REMEMBERED: usize = 1024;
 
-/// For how long whoever was let in need not queue with strangers.
+/// How long a caller that was admitted need not queue with unknown ones.
 const KNOWN_FOR: Duration = Duration::from_secs(60 * 60);
 
-/// Tokens of such callers: those of pipelines, people and Alertmanagers of an hour.
+/// Tokens of such callers: pipelines, people and Alertmanagers of an hour.
 const MAX_KNOWN: usize = 256;
 
-/// Callers that are asked about at a time: those whom nobody knows, and those who were let in before.
+/// Concurrent reviews: of unknown callers, and of those that were admitted before.
 const STRANGERS_AT_ONCE: usize = 12;
 const KNOWN_AT_ONCE: usize = 4;
 
-/// Questions about either in a second, and how many may come in one go. Each is two requests to the API server, to which
-/// the default limit of a client is 50 a second.
+/// Reviews of either group per second, and how many may come at once. Each is two requests to the API server, where a
+/// client's default limit is 50 a second.
 const RATE: NonZeroU32 = NonZeroU32::new(20).unwrap();
 const BURST: NonZeroU32 = NonZeroU32::new(40).unwrap();
 
-/// Longer tokens are none: those of service accounts have about a kilobyte.
+/// Longer tokens are not valid: those of service accounts have about a kilobyte.
 const MAX_TOKEN: usize = 16 * 1024;
 
-/// The API group of what we ask about. No such kinds need to exist in the cluster: only rules name them.
+/// The API group of the permissions. Its kinds need not exist in the cluster: only rules name them.
 pub const GROUP: &str = "leadsman.io";
 
-/// What a caller wants to do, in the words of a Role.
+/// A permission, in the terms of a Role.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RequiredPermission {
-    /// Something with a release.
+    /// For a release.
     Release {
         /// As `get` or `create`.
         verb: &'static str,
-        /// What of `releases` in [`GROUP`], as `rollback`.
+        /// The subresource of `releases` in [`GROUP`], as `rollback`.
         part: &'static str,
         /// The namespace of the release.
         namespace: String,
         /// Its name.
         name: String,
     },
-    /// A path that belongs to no release.
+    /// For a path without a release.
     Path {
         /// As `post`.
         verb: &'static str,
@@ -77,28 +77,28 @@ pub enum RequiredPermission {
     },
 }
 
-/// What the cluster says of a caller.
+/// The cluster's answer about a caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccessDecision {
-    /// The cluster knows them, and lets them.
+    /// Authenticated and allowed.
     Allowed {
         /// Their name.
         user: String,
     },
-    /// The cluster knows them, and does not let them.
+    /// Authenticated, but not allowed.
     Forbidden {
         /// Their name.
         user: String,
     },
-    /// The token is none of this cluster.
+    /// The token is not valid in this cluster.
     Unauthenticated,
-    /// Nobody can say now.
+    /// Unknown at the moment, and why.
     Unknown(String),
 }
 
 type TokenDigest = [u8; 32];
 
-/// Asks the API server, and remembers what it said for a moment.
+/// Asks the API server, and caches its answers.
 pub struct AccessReviewer {
     client: Client,
     memory: Mutex<ReviewCache>,
@@ -106,7 +106,7 @@ pub struct AccessReviewer {
     known: ReviewLane,
 }
 
-/// How much may be asked about some callers.
+/// Limits for one group of callers.
 struct ReviewLane {
     rate: DefaultDirectRateLimiter,
     turns: Semaphore,
@@ -123,15 +123,15 @@ impl ReviewLane {
 
 #[derive(Default)]
 struct ReviewCache {
-    /// By token and deed.
+    /// By token and permission.
     answers: HashMap<TokenDigest, (Instant, AccessDecision)>,
-    /// Who was let in, by token.
+    /// When each token was last admitted.
     known: HashMap<TokenDigest, Instant>,
     swept: Option<Instant>,
 }
 
 impl AccessReviewer {
-    /// Nothing is asked yet.
+    /// Sends no request yet.
     pub fn new(client: Client) -> Self {
         Self::with(client, Quota::per_second(RATE).allow_burst(BURST))
     }
@@ -145,7 +145,7 @@ impl AccessReviewer {
         }
     }
 
-    /// What the cluster says of who has this token.
+    /// Whether the caller with this token has a permission.
     pub async fn review(&self, token: &str, permission: RequiredPermission) -> AccessDecision {
         if token.is_empty() || token.len() > MAX_TOKEN {
             return AccessDecision::Unauthenticated;
@@ -279,7 +279,7 @@ fn key_of(token: &str, permission: &RequiredPermission) -> TokenDigest {
     }
 }
 
-/// Of texts one after the other, each with its length, so that no two lists look the same.
+/// Hashes each text with its length, so that different lists have different digests.
 fn digest(parts: &[&str]) -> TokenDigest {
     let mut digest = Sha256::new();
     for part in parts {
@@ -338,7 +338,7 @@ mod tests {
 
     use super::*;
 
-    /// An API server that knows Ann and Bob by their tokens, and lets Ann alone. It writes down what it is asked.
+    /// An API server that knows Ann and Bob by their tokens, and allows only Ann. It records its requests.
     #[derive(Clone, Default)]
     struct Cluster {
         asked: Arc<Mutex<Vec<Value>>>,

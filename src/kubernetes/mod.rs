@@ -1,4 +1,4 @@
-//! How the API server is asked and changed: one client, one writer, the Lease, and access reviews.
+//! Access to the API server: one client, one writer, the Lease, and access reviews.
 
 pub mod access_review;
 pub(crate) mod client;

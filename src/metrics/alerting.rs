@@ -1,5 +1,5 @@
-//! The series of alerts and of those who take them, named after Prometheus' own (`prometheus_notifications_…`), so that
-//! rules written for those can be taken over.
+//! The series of alerts and receivers, named after Prometheus' own (`prometheus_notifications_…`), so that rules for
+//! those can be adapted.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -11,18 +11,18 @@ use prometheus::{
 
 use super::own::add;
 
-/// A request to a receiver: from a local one to the usual time-out.
+/// Duration of a request to a receiver: from a local one to the usual timeout.
 const EDGES: [f64; 8] = [0.005, 0.025, 0.1, 0.25, 1.0, 2.5, 5.0, 10.0];
 
 /// The states of [`AlertingMetrics::alerts`].
 const STATES: [&str; 3] = ["pending", "firing", "resolved"];
 
-/// The alerts of one herald. Of several in one process the numbers are added up.
+/// Alerts of one evaluator. Several in one process are added up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AlertCounts {
     /// Pending, firing and resolved ones.
     pub alerts: [usize; 3],
-    /// Those for which there was no room.
+    /// Alerts that found no room.
     pub left_out: u64,
 }
 
@@ -30,7 +30,7 @@ pub struct AlertCounts {
 #[derive(Debug)]
 pub struct AlertingMetrics {
     alerts: IntGaugeVec,
-    /// How many send to each Alertmanager: after a reload the old one may still be at it when the new one begins.
+    /// How many tasks send to each Alertmanager: after a reload the old one may still send when the new one starts.
     present: Mutex<HashMap<String, usize>>,
     left_out: IntGauge,
     configured: IntGauge,
@@ -136,7 +136,7 @@ impl AlertingMetrics {
         Ok(alerting)
     }
 
-    /// Puts the alerts of one herald in the place of what it told before.
+    /// Replaces the counts of one evaluator.
     pub fn stand(&self, before: &mut AlertCounts, now: AlertCounts) {
         for (at, state) in STATES.iter().enumerate() {
             let more = number(now.alerts[at]) - number(before.alerts[at]);
@@ -148,7 +148,7 @@ impl AlertingMetrics {
         *before = now;
     }
 
-    /// A message came to this.
+    /// Counts a message by its result.
     pub fn message(&self, receiver: &str, result: &str) {
         self.messages.with_label_values(&[receiver, result]).inc();
     }
@@ -163,7 +163,7 @@ impl AlertingMetrics {
         self.capacity.set(number(capacity));
     }
 
-    /// There is one, with all its series at 0.
+    /// Adds an Alertmanager, with all its series at 0.
     pub fn appears(&self, to: &str) {
         let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
         *present.entry(to.to_owned()).or_default() += 1;
@@ -177,7 +177,7 @@ impl AlertingMetrics {
         self.latency.with_label_values(&[to]);
     }
 
-    /// It is gone, and its series with it unless another one sends there.
+    /// Removes an Alertmanager, unless another task sends there.
     pub fn is_gone(&self, to: &str) {
         let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
         let left = present.get(to).map_or(0, |count| count.saturating_sub(1));
@@ -215,12 +215,12 @@ impl AlertingMetrics {
         self.dropped.with_label_values(&[to]).inc_by(count as u64);
     }
 
-    /// So many more alerts wait, or fewer.
+    /// Changes the number of waiting alerts.
     pub fn waiting(&self, to: &str, more: i64) {
         self.waiting.with_label_values(&[to]).add(more);
     }
 
-    /// So many more alerts, or fewer, that it should have and does not list.
+    /// Changes the number of alerts that it should list and does not.
     pub fn unconfirmed(&self, to: &str, more: i64) {
         self.unconfirmed.with_label_values(&[to]).add(more);
     }

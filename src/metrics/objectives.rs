@@ -7,7 +7,7 @@ use super::own::add;
 const LABELS: [&str; 4] = ["namespace", "release", "probe", "objective"];
 const WINDOWED: [&str; 5] = ["namespace", "release", "probe", "objective", "window"];
 
-/// The series of objectives. The label `probe` is empty for what is promised of a whole release.
+/// The series of objectives. The label `probe` is empty for an objective of a whole release.
 #[derive(Debug)]
 pub struct ObjectiveMetrics {
     target: GaugeVec,
@@ -88,7 +88,7 @@ impl ObjectiveMetrics {
         }
     }
 
-    /// Results, and those among them that broke the promise, came since this was last called.
+    /// Adds results, and those that violated the objective, since the last call.
     pub fn counted(
         &self,
         namespace: &str,
@@ -102,7 +102,7 @@ impl ObjectiveMetrics {
         self.failures.with_label_values(&labels).inc_by(failures);
     }
 
-    /// What is promised and what is left of its budget.
+    /// Sets the objective and the rest of its budget.
     #[expect(clippy::too_many_arguments, reason = "four of them are labels")]
     pub fn stands(
         &self,
@@ -122,7 +122,7 @@ impl ObjectiveMetrics {
         self.remaining.with_label_values(&labels).set(remaining);
     }
 
-    /// How fast it is being spent in a window; both `None` without results.
+    /// Sets the burn rate of a window; both `None` without results.
     #[expect(clippy::too_many_arguments, reason = "five of them are labels")]
     pub fn burns(
         &self,

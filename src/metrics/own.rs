@@ -52,8 +52,7 @@ labels! {
 }
 
 impl Handler {
-    /// The statuses that it usually answers with. They are on the page from the first second; the server's own code
-    /// bounds which others there can be.
+    /// The usual statuses. They are on the page from the start; the server's code bounds which others can occur.
     const fn usual(self) -> &'static [&'static str] {
         match self {
             Self::Metrics | Self::Healthy | Self::Ready | Self::Api => &["200", "503"],
@@ -64,26 +63,26 @@ impl Handler {
 }
 
 labels! {
-    /// Why a request to `/probe` was answered without a result.
+    /// Why a request to `/probe` got no probe.
     Refusal {
         /// It names no target.
         MissingTarget = "missing_target",
-        /// It names a target that cannot be one.
+        /// It names an invalid target.
         InvalidTarget = "bad_target",
         /// It names a target that is neither configured nor allowed.
         TargetNotAllowed = "target_not_allowed",
-        /// It names a module that there is not.
+        /// It names an unknown module.
         UnknownModule = "unknown_module",
         /// Another parameter or header is wrong.
         BadRequest = "bad_request",
         /// More requests than are allowed.
         RateLimited = "rate_limited",
-        /// Too many results are under way.
+        /// Too many probes are in flight.
         Saturated = "saturated",
     }
 }
 
-/// How late a result starts: from what a good machine does to what makes it unknown.
+/// Lateness of probes: from what a good machine does to what makes a result unknown.
 const LATENESS_EDGES: [f64; 19] = [
     1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
     1.0, 2.5, 5.0, 10.0,
@@ -96,13 +95,13 @@ const PAGE_EDGES: [f64; 9] = [1e-4, 5e-4, 1e-3, 5e-3, 0.025, 0.1, 0.25, 1.0, 5.0
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// How late results start, in seconds.
+    /// How late probes start, in seconds.
     pub lateness: Histogram,
-    /// Results under way.
+    /// Probes in flight.
     pub in_flight: IntGauge,
-    /// The most that may be under way.
+    /// Maximum number of probes in flight.
     pub in_flight_limit: IntGauge,
-    /// Results that could not start because so many were under way.
+    /// Probes that could not start because too many were in flight.
     pub saturated: IntCounter,
     leader: IntGauge,
     release_leader: IntGaugeVec,
@@ -115,7 +114,7 @@ pub struct Metrics {
     requests: IntCounterVec,
     /// In the order of [`Refusal::ALL`].
     refusals: Vec<IntCounter>,
-    /// The series of guarded releases.
+    /// The series of releases.
     pub releases: ReleaseMetrics,
     /// The series of alerts.
     pub alerting: AlertingMetrics,
@@ -126,10 +125,11 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// All of them at 0, in a registry of their own.
+    /// All at 0, in a registry of their own.
     ///
     /// # Errors
-    /// If two metrics had the same name, which is a mistake in this file that any test finds.
+    ///
+    /// If two metrics have the same name, a bug in this file that any test finds.
     pub fn new() -> Result<Self> {
         let registry = Registry::new();
         #[cfg(target_os = "linux")]
@@ -286,7 +286,7 @@ impl Metrics {
         })
     }
 
-    /// Says that the configuration was read again: whether it was good, and when (in seconds since 1970).
+    /// Notes a reload: whether it succeeded, and when (in seconds since 1970).
     pub fn reloaded(&self, success: bool, unix: f64) {
         self.reload_good.set(i64::from(success));
         if success {
@@ -294,18 +294,18 @@ impl Metrics {
         }
     }
 
-    /// Says how many Leases this replica holds.
+    /// Sets how many Leases this replica holds.
     pub fn leadership(&self, leases: usize) {
         self.leader.set(i64::try_from(leases).unwrap_or(i64::MAX));
     }
 
-    /// Says whether this replica acts for a release that has a Lease of its own.
+    /// Sets whether this replica leads a release that has a Lease of its own.
     pub fn leads_release(&self, namespace: &str, release: &str, is_leading: bool) {
         let gauge = self.release_leader.with_label_values(&[namespace, release]);
         gauge.set(i64::from(is_leading));
     }
 
-    /// A release is not configured any more.
+    /// Removes a release that is no longer configured.
     pub fn forget_release(&self, namespace: &str, release: &str) {
         // A series that is not there is as good as one that is removed.
         let _ = self
@@ -318,7 +318,7 @@ impl Metrics {
         self.lease_failures.inc();
     }
 
-    /// Says whether results are unknown at present for this reason.
+    /// Sets whether this trouble currently makes results unknown.
     pub fn trouble(&self, reason: UnknownReason, now: bool) {
         if let Some(gauge) = self.trouble.get(reason.index()) {
             gauge.set(i64::from(now));

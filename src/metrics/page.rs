@@ -1,8 +1,8 @@
 //! The whole page, and the series of the probes on it.
 //!
-//! Every family goes over all probes, because its series must stand together. So each probe is looked at once, its
-//! lock held for a moment, and the copies are kept while the page is written: under a kilobyte each, about an eighth
-//! of their text.
+//! Every family visits all probes, because its series must stand together. So each probe is copied once, with its lock
+//! held for a moment, and the copies are kept while the page is written: under a kilobyte each, about an eighth of
+//! their text.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::core::probe_stats::{ProbeStatsView, TrackedProbe};
 use crate::core::units::{ErrorRate, Moment, ProbeId};
 use crate::core::window::{LongWindow, Quantile};
 
-/// A probe on the page. Make it anew when the probe's settings change; it is cheap.
+/// A probe on the page. Cheap; make a new one when the probe's settings change.
 #[derive(Debug, Clone)]
 pub struct ProbeSeries {
     /// `namespace="…",release="…",probe="…"`, or `dependency="…"`, escaped.
@@ -44,7 +44,7 @@ impl ProbeSeries {
         &self.labels
     }
 
-    /// The probe and what is remembered of it.
+    /// The probe and its statistics.
     pub const fn tracked_probe(&self) -> &Arc<TrackedProbe> {
         &self.tracked_probe
     }
@@ -102,10 +102,10 @@ pub fn write_page(
     text.end();
 }
 
-/// About what the daemon's own metrics take.
+/// Approximate size of the daemon's own metrics.
 const ROOM_OWN: usize = 16 * 1024;
 
-/// What is known of one probe at this moment.
+/// Current values of one probe.
 struct ProbeRow<'a> {
     series: &'a ProbeSeries,
     view: ProbeStatsView,
@@ -116,7 +116,7 @@ impl ProbeRow<'_> {
         &self.series.labels
     }
 
-    /// About what its series take, rather more than less: so the page is never copied to a larger place.
+    /// Approximate size of its series, rather too large, so that the page is never reallocated.
     fn room(&self) -> usize {
         let lines = 66 + self.view.latencies.edges.len();
         lines * (self.labels().len() + 58)

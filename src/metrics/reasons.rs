@@ -1,5 +1,5 @@
-//! Which reasons for a failure a probe can have, so that its counters are there before the first failure and no
-//! series stands for what cannot happen.
+//! The reasons for which a probe can fail, so that their counters exist before the first failure, and no series exists
+//! for the impossible.
 
 use crate::config::settings::{
     HttpProbeConfig, HttpVersions, ProbeConfig, ProbeKind, TcpProbeConfig, TcpStep,

@@ -1,4 +1,4 @@
-//! The series of guarded releases: where each stands, and how its revisions ended.
+//! The series of releases: the phase of each, and the outcomes of its rollouts.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registr
 use super::own::add;
 use crate::core::rollout::Mode;
 
-/// Where a guarded release can stand.
+/// The phases of a release.
 pub const PHASES: [&str; 7] = [
     "not_installed",
     "idle",
@@ -19,7 +19,7 @@ pub const PHASES: [&str; 7] = [
     "verifying",
 ];
 
-/// How the watch of a revision can end.
+/// The outcomes of a rollout.
 pub const OUTCOMES: [&str; 15] = [
     "passed",
     "unchanged",
@@ -51,15 +51,15 @@ const STEPS: [&str; 6] = [
     "total",
 ];
 
-/// Why the pods of a release are not asked directly.
+/// Why pods of a release are not probed directly.
 const NOT_PROBED: [&str; 4] = ["not_set", "no_port", "unclear", "no_answer"];
 
-/// What may be done to a release whose revision is found bad.
+/// What may be done to a release whose revision is rejected.
 const MODES: [Mode; 3] = [Mode::Enforce, Mode::Observe, Mode::Off];
 
 const RELEASE: [&str; 2] = ["namespace", "release"];
 
-/// Where a guarded release stands.
+/// State of a release.
 #[derive(Debug, Clone, Copy)]
 pub struct ReleaseGauges<'a> {
     /// The namespace of the release.
@@ -70,28 +70,28 @@ pub struct ReleaseGauges<'a> {
     pub phase: &'a str,
     /// The newest revision.
     pub revision: Option<u32>,
-    /// Evidence against it, while it is judged.
+    /// Evidence against it, during its analysis.
     pub e_value: Option<f64>,
     /// Usable share of the results, likewise.
     pub coverage: Option<f64>,
-    /// Evidence against it, while it bakes.
+    /// Evidence against it, during its bake.
     pub bake_e_value: Option<f64>,
-    /// Whether it is shown to answer more slowly than the one before, as `LeadsmanReleaseSlower` says.
+    /// Whether it evidently answers more slowly than the one before, as `LeadsmanReleaseSlower` says.
     pub is_slower: bool,
 }
 
-/// What is known of the objects around a release.
+/// What the cluster shows of a release.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ObjectGauges {
     /// Revisions whose records cannot be read.
     pub unreadable: i64,
     /// Whether nothing new is known at the moment.
     pub blind: bool,
-    /// Watches that failed since the start.
+    /// Failed watches since the start.
     pub watch_failures: u64,
 }
 
-/// The series of guarded releases.
+/// The series of releases.
 #[derive(Debug)]
 pub struct ReleaseMetrics {
     mode: IntGaugeVec,
@@ -105,7 +105,7 @@ pub struct ReleaseMetrics {
     outcomes: IntCounterVec,
     steps: GaugeVec,
     rollback_ready: IntGaugeVec,
-    /// The reason of each release that is on the page, by namespace and release: only one of them holds.
+    /// The reason of each release on the page, by namespace and release: only one can be true.
     ready_reasons: Mutex<HashMap<(String, String), String>>,
     pods_not_probed: IntGaugeVec,
     unreadable: IntGaugeVec,
@@ -244,7 +244,7 @@ impl ReleaseMetrics {
         })
     }
 
-    /// Says which mode a release is in from now on.
+    /// Sets the mode of a release.
     pub fn is_in(&self, namespace: &str, release: &str, mode: Mode) {
         for other in MODES {
             self.mode
@@ -253,7 +253,7 @@ impl ReleaseMetrics {
         }
     }
 
-    /// Says where a release stands.
+    /// Sets the state of a release.
     pub fn stands(&self, standing: &ReleaseGauges<'_>) {
         let labels = [standing.namespace, standing.release];
         for phase in PHASES {
@@ -293,7 +293,7 @@ impl ReleaseMetrics {
         }
     }
 
-    /// Says whether the newest revision could be rolled back; an empty reason says yes.
+    /// Sets whether the newest revision could be rolled back; an empty reason means yes.
     pub fn ready(&self, namespace: &str, release: &str, reason: &str) {
         self.forget_ready(namespace, release);
         self.rollback_ready
@@ -303,7 +303,7 @@ impl ReleaseMetrics {
         self.reasons().insert(place, reason.to_owned());
     }
 
-    /// Says how long a step of the last rollback took; `None` takes it away.
+    /// Sets how long a step of the last rollback took; `None` removes it.
     pub fn took(&self, namespace: &str, release: &str, step: &str, seconds: Option<f64>) {
         let labels = [namespace, release, step];
         match seconds {
@@ -326,7 +326,7 @@ impl ReleaseMetrics {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says how many probes do not ask pods directly for one of the reasons `not_set`, `no_port`, `unclear` and
+    /// Sets how many probes do not probe pods directly, for one of the reasons `not_set`, `no_port`, `unclear` and
     /// `no_answer`.
     pub fn not_probed(&self, namespace: &str, release: &str, reason: &str, probes: i64) {
         self.pods_not_probed
@@ -334,7 +334,7 @@ impl ReleaseMetrics {
             .set(probes);
     }
 
-    /// Says what is known of the objects around a release.
+    /// Sets what the cluster shows of a release.
     pub fn sees(&self, namespace: &str, release: &str, seen: &ObjectGauges) {
         let labels = [namespace, release];
         self.unreadable
@@ -347,7 +347,7 @@ impl ReleaseMetrics {
         failures.inc_by(seen.watch_failures.saturating_sub(failures.get()));
     }
 
-    /// Counts a watch that ended; `outcome` is one of [`OUTCOMES`].
+    /// Counts a finished rollout; `ending` is one of [`ENDINGS`].
     pub fn ended(&self, namespace: &str, release: &str, outcome: &str) {
         self.outcomes
             .with_label_values(&[namespace, release, outcome])
@@ -366,7 +366,7 @@ impl ReleaseMetrics {
         self.state_failures.inc();
     }
 
-    /// Takes the series of a release away that is no longer guarded.
+    /// Removes the series of a release that has no controller any longer.
     pub fn forget(&self, namespace: &str, release: &str) {
         let labels = [namespace, release];
         for mode in MODES {

@@ -1,19 +1,19 @@
-//! The series of Alertmanager's notifications to us.
+//! The series of notifications from Alertmanager.
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, Result};
 
 use super::own::add;
 
-/// What became of an alert that we were told of.
+/// What happened to a received alert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WebhookAction {
-    /// A release was told.
+    /// A release got it.
     Accepted,
-    /// It was known already.
+    /// It was received before.
     Duplicate,
-    /// No release is concerned, or it is one of ours.
+    /// It concerns no release, or it is one of ours.
     Ignored,
-    /// It is not as it must be.
+    /// It is invalid.
     Rejected,
 }
 
@@ -36,7 +36,7 @@ impl WebhookAction {
     }
 }
 
-/// Alerts that wait for one release. It takes them within a moment.
+/// Alerts that wait for one release, which takes them within a moment.
 pub const CAPACITY: usize = 1024;
 
 /// The statuses that notifications are answered with.
@@ -51,7 +51,7 @@ pub struct WebhookMetrics {
     waiting: IntGauge,
 }
 
-/// An alert that waits for its release; it counts as one as long as this is there.
+/// An alert that waits for its release; it counts until this value is dropped.
 #[derive(Debug)]
 pub struct WaitingAlert(IntGauge);
 
@@ -119,7 +119,7 @@ impl WebhookMetrics {
         }
     }
 
-    /// Alerts came to this.
+    /// Counts alerts by what happened to them.
     pub fn alerts(&self, action: WebhookAction, count: u64) {
         self.alerts
             .with_label_values(&[action.as_str()])
@@ -132,7 +132,7 @@ impl WebhookMetrics {
         WaitingAlert(self.waiting.clone())
     }
 
-    /// Alerts were left out by Alertmanager.
+    /// Counts alerts that Alertmanager left out.
     pub fn truncated(&self, count: u64) {
         self.truncated.inc_by(count.min(1_000_000));
     }

@@ -1,4 +1,4 @@
-//! The alerts that an Alertmanager lists, read as they come: there may be ten thousand, with a kilobyte each.
+//! Parses the list of an Alertmanager's alerts as a stream: there may be ten thousand, of a kilobyte each.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::core::alerts::Labels;
 
-/// A larger alert is none of ours.
+/// Maximum size of one of our alerts; larger ones are not ours.
 const MAX_ELEMENT: usize = 64 * 1024;
 
 /// Nesting of an alert.

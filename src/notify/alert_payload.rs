@@ -17,7 +17,7 @@ use crate::core::units::Time;
 /// How alerts are written for all Alertmanagers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AlertStyle {
-    /// Labels that are added where an alert has none of that name.
+    /// Labels that are added unless the alert has them.
     pub external: Labels,
     /// What links begin with.
     pub page: Option<Url>,
@@ -26,7 +26,7 @@ pub struct AlertStyle {
 /// One alert that is to be sent. It is written when it is: ten thousand texts that wait would take some megabytes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AlertPayload {
-    /// What tells it from others.
+    /// Its identity.
     pub labels: LabelSet,
     /// Whether it has ended.
     pub is_resolved: bool,
@@ -48,8 +48,8 @@ struct PostableAlert<'a> {
     generator_url: String,
 }
 
-/// All alerts of a book that people are told of. A firing one ends four resends from now unless it is sent again, so
-/// that two may be lost.
+/// All alerts of a store that fire or have just ended. A firing one ends four resends from now unless it is sent again,
+/// so that two may be lost.
 pub fn wires(alert_store: &AlertStore, resend: Duration, now: Time) -> Vec<Arc<AlertPayload>> {
     let told = alert_store.alerts().iter().filter_map(|alert| {
         let (since, ended) = alert.span()?;
@@ -67,7 +67,7 @@ pub fn wires(alert_store: &AlertStore, resend: Duration, now: Time) -> Vec<Arc<A
 }
 
 impl AlertPayload {
-    /// Whether it is about a revision, so that somebody may be waiting for it.
+    /// Whether it is about a revision, so that people may be waiting for it.
     pub(super) fn is_of_revision(&self) -> bool {
         self.labels.get("revision").is_some()
     }

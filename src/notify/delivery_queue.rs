@@ -1,4 +1,4 @@
-//! Messages to one receiver: a queue, a loop, a rate, and a signature where the receiver wants to know who it is.
+//! Messages to one receiver: a queue, a sending loop, a rate limit, and an optional signature.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -34,7 +34,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_se
 /// The longest wait that a receiver may ask for.
 const MAX_WAIT: Duration = Duration::from_secs(300);
 
-/// Older news is none.
+/// Messages older than this are dropped, in seconds.
 const MAX_AGE: f64 = 6.0 * 3600.0;
 
 /// How long what waits may still be sent after the signal to stop.
@@ -146,7 +146,7 @@ impl DeliveryQueue {
         self.has_work.notify_one();
     }
 
-    /// Sends until told to stop; what waits then is still sent, for a short while.
+    /// Sends until `stop` is cancelled; waiting messages are still sent for a short while.
     pub async fn run(&self, stop: CancellationToken) {
         let late = async {
             stop.cancelled().await;
@@ -162,8 +162,8 @@ impl DeliveryQueue {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Until told to stop, and nothing waits or arrives, or until the permit ends. What is on its way then is not given up: it may have arrived, and
-    /// would be told twice.
+    /// Sends until `stop` is cancelled and nothing waits or arrives, or until the permit is lost. A message in flight
+    /// is not given up then: it may have arrived, and another replica would send it again.
     async fn send_all(&self, stop: &CancellationToken) {
         let mut pause = BACKOFF.0;
         loop {
@@ -285,7 +285,8 @@ impl DeliveryQueue {
     }
 }
 
-/// `t=SECONDS,v1=HEX`: HMAC-SHA256 of `SECONDS.BODY`, so that neither can be changed, nor old news be told again.
+/// `t=SECONDS,v1=HEX`: HMAC-SHA256 of `SECONDS.BODY`, so that neither can be changed, and old messages cannot be
+/// replayed.
 fn signature(secret: &str, at: f64, body: &str) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
     let tag = hmac::sign(&key, format!("{at:.0}.{body}").as_bytes());

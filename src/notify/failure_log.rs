@@ -1,4 +1,4 @@
-//! Since when nothing arrives at a receiver: said once when it begins, and once when it is over.
+//! Logs an outage of a receiver: once when it starts, and once when it is over.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;

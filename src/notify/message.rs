@@ -1,4 +1,4 @@
-//! What people are told of a rollout: for Slack, and as JSON for whoever else wants it.
+//! A message about a rollout: as Slack text, and as JSON for other webhooks.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -34,13 +34,13 @@ pub struct Message {
     pub command: String,
     /// The status page, where it is known.
     pub link: Option<String>,
-    /// Whether somebody has to do something.
+    /// Whether a person has to act.
     pub is_urgent: bool,
 }
 
 impl Message {
-    /// What tells it from others, so that it is told once. The time is in it, because the numbers of revisions begin again
-    /// when a release is uninstalled and installed.
+    /// Its identity, so that it is sent once. It includes the time, because revision numbers start again when a release
+    /// is uninstalled and installed.
     pub fn id(&self) -> String {
         format!(
             "{}/{}/{}@{:.0}/{}",

@@ -1,10 +1,10 @@
-//! Telling people: Alertmanager, Slack and webhooks.
+//! Notifications: Alertmanager, Slack and webhooks.
 //!
 //! Invariants:
-//! - nobody who listens can hold up anybody else, nor a rollback: each receiver has a queue and a loop of its own;
-//! - every queue has a bound; what is dropped is counted, and the oldest goes first;
-//! - a redirect is never followed: credentials go nowhere but to the address that was written;
-//! - what a receiver answers is read up to a bound and trusted in nothing.
+//! - no receiver can delay another one or a rollback: each has a queue and a loop of its own;
+//! - every queue has a bound; the oldest entries are dropped first, and counted;
+//! - redirects are never followed: credentials go only to the configured address;
+//! - a receiver's answer is read up to a bound and not trusted.
 
 mod alert_list;
 mod alert_payload;

@@ -1,8 +1,8 @@
-//! The one place that reads a clock.
+//! The only place that reads a clock.
 //!
-//! Intervals, deadlines and windows use [`now`]: CLOCK_BOOTTIME, which never jumps and, unlike CLOCK_MONOTONIC, goes on
-//! while the machine sleeps, so that a suspended hour is seen as a gap and not as nothing.
-//! Wall-clock time is read only to talk to people and other systems.
+//! Intervals, deadlines and windows use [`now`]: CLOCK_BOOTTIME, which never jumps and, unlike CLOCK_MONOTONIC,
+//! continues while the machine sleeps, so that a suspended hour is visible as a gap. Wall-clock time is only for people
+//! and other systems.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

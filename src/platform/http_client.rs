@@ -1,5 +1,5 @@
-//! The HTTP client for servers that we work with (Alertmanager, Prometheus, Slack): its own trust, no redirects, bounded
-//! answers, secrets read when they are used. Targets are asked by a prober of their own.
+//! The HTTP client for servers that we work with (Alertmanager, Prometheus, Slack): its own trust, no redirects,
+//! bounded answers, secrets read when they are used. Targets are probed by `prober` instead.
 
 use std::net::SocketAddr;
 use std::path::Path;

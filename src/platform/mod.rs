@@ -1,4 +1,4 @@
-//! What every adapter needs of the machine: the clock, files, an HTTP client, and the permit to change something.
+//! What adapters need of the machine: the clock, files, an HTTP client, and the permit to change something.
 
 pub mod clock;
 pub mod files;

@@ -1,8 +1,7 @@
-//! Whether we may change anything outside: always where there is one of us, and while the Lease is held where there are
-//! several.
+//! The permit to change something outside: always held by a single replica, otherwise while the Lease is held.
 //!
-//! Each change goes through [`Permit::bound`]: it is not begun without the permit, and is given up when the permit ends.
-//! What runs for longer ends when [`Permit::lost`] does.
+//! Each change goes through [`Permit::bound`]: it does not start without the permit, and is given up when the permit is
+//! lost. Longer work ends when [`Permit::lost`] does.
 
 use std::time::Duration;
 
@@ -34,7 +33,7 @@ pub enum PermitError {
 pub struct Permit(Option<watch::Receiver<Option<HeldLease>>>);
 
 impl Permit {
-    /// There is nobody else.
+    /// A permit that is always held, for a single replica.
     pub const fn always() -> Self {
         Self(None)
     }
@@ -59,7 +58,7 @@ impl Permit {
         self.fence().is_some()
     }
 
-    /// The number of whoever may; 0 where there is nobody else. `None` when we may not.
+    /// The fencing token; 0 for a single replica. `None` while the permit is not held.
     pub fn fence(&self) -> Option<u64> {
         let Some(held) = &self.0 else {
             return Some(0);
@@ -89,7 +88,7 @@ impl Permit {
         }
     }
 
-    /// Ends when we may not any more.
+    /// Ends when the permit is lost.
     pub async fn lost(&self) {
         let Some(held) = &self.0 else {
             return std::future::pending().await;

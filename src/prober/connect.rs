@@ -19,11 +19,11 @@ use super::timing::{ProbeStage, ProbeTiming};
 use crate::config::settings::IpFamily;
 use crate::core::probe_result::{Outcome, Reason, UnknownReason};
 
-/// Lookups under way at a time. Each holds a thread that cannot be stopped, also when nobody waits for it any more, so
-/// that hanging name servers must not take them all: tokio has 512 for work that blocks.
+/// Concurrent lookups. Each blocks a thread that cannot be stopped, even when its result is no longer needed, so
+/// hanging name servers must not take all of tokio's 512 blocking threads.
 const MAX_LOOKUPS: usize = 256;
 
-/// Addresses of one name that are looked at.
+/// Addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 32;
 
 /// How long an address may take before the next one is tried beside it: the delay that RFC 8305 recommends.
@@ -146,8 +146,8 @@ fn chosen(all: &[SocketAddr], choice: IpFamily) -> Vec<SocketAddr> {
     }
 }
 
-/// A connection to the first address that takes one. When none does, the first failure decides, but that we lack
-/// something goes before: with it, nobody knows what the target would have said.
+/// A connection to the first address that accepts one. If none does, the first failure decides, unless we lack a
+/// resource: then it is unknown what the target would have said.
 pub(super) async fn connect(
     addresses: &Addresses,
     stage: ProbeStage,

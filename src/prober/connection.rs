@@ -1,9 +1,9 @@
-//! One HTTP connection, driven by the task that waits for its answer, and those that are kept.
+//! One HTTP connection, driven by the task that waits for its answer; and the idle connections that are kept.
 //!
 //! Invariants:
-//! - nothing of a connection lives on when it is dropped: neither the socket nor, with HTTP/2, a task;
-//! - an answer that is under way is read to its end, also where the target has said goodbye meanwhile;
-//! - what is kept has been read to the end of its last answer, or is found out before it is used.
+//! - nothing of a connection outlives it: neither the socket nor, with HTTP/2, a task;
+//! - an answer in progress is read to its end, even if the target has sent a GOAWAY meanwhile;
+//! - an idle connection was read to the end of its last answer, or is detected before it is used.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -26,11 +26,11 @@ use super::stream::HttpStream;
 use super::timing::ProbeStage;
 use crate::core::probe_result::TlsInfo;
 
-/// The head of an answer: more bytes or headers than this no health check has.
+/// Maximum head of an answer: no health check has more bytes or headers.
 const HEAD_LIMIT: usize = 64 * 1024;
 const MAX_HEADERS: usize = 256;
 
-/// Connections that are kept for the next results of one probe: more are not under way at a time.
+/// Idle connections per probe: no probe has more in flight.
 const MAX_IDLE: usize = 64;
 
 type RequestBytes = Full<Bytes>;
@@ -55,7 +55,7 @@ pub(super) struct ConnectionFacts {
 /// A connection on which a request can be sent.
 pub(super) struct HttpConnection {
     sender: RequestSender,
-    /// `None` once no further request can be sent. With HTTP/2 answers may be under way then.
+    /// `None` once no further request can be sent. With HTTP/2, answers may still be in progress.
     driver: Option<ConnectionDriver>,
     /// What HTTP/2 reads the connection with.
     tasks: Option<AbortTasksOnDrop>,
@@ -126,8 +126,8 @@ impl HttpConnection {
         matches!(self.sender, RequestSender::Http2(_))
     }
 
-    /// Whether a part of an answer may have come since the request was sent. HTTP/2 speaks of the connection as well, and
-    /// hands on the head of an answer as a whole.
+    /// Whether a part of an answer may have arrived since the request was sent. HTTP/2 sends frames about the
+    /// connection as well, and delivers the head of an answer as a whole.
     pub(super) fn was_heard(&self) -> bool {
         !self.is_http2() && self.meter.was_read()
     }
@@ -177,8 +177,8 @@ impl HttpConnection {
     }
 }
 
-/// Connections of earlier results, the newest first, so that those that are not needed any more grow old and are
-/// closed by the target.
+/// Idle connections of earlier probes, the newest first, so that superfluous ones grow old and are closed by the
+/// target.
 #[derive(Default)]
 pub(super) struct IdleConnections(Mutex<VecDeque<HttpConnection>>);
 
@@ -204,7 +204,7 @@ impl IdleConnections {
         }
     }
 
-    /// Keeps one, after its answer was read to the end.
+    /// Keeps a connection after its answer was read to the end.
     pub(super) fn give_back(&self, connection: HttpConnection) {
         if connection.driver.is_none() {
             return;
@@ -255,8 +255,8 @@ fn poll_driver(
 
 /// The tasks that hyper starts for one HTTP/2 connection.
 ///
-/// Only one of them, or the driver, runs at a time. The driver hands on a request and then looks whether the connection
-/// is still good for another one. A goodbye that a task reads between the two, which comes with the answer, would make
+/// Only one of them, or the driver, runs at a time. The driver passes on a request and then checks whether the
+/// connection is usable for another one. A GOAWAY that a task reads in between, together with the answer, would make
 /// the driver give up the request that it has just sent.
 #[derive(Clone, Default)]
 struct ConnectionTasks {
@@ -265,7 +265,7 @@ struct ConnectionTasks {
 }
 
 impl ConnectionTasks {
-    /// Nobody else of the connection runs while this is kept.
+    /// Nothing else of the connection runs while this is held.
     fn alone(&self) -> MutexGuard<'_, ()> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,4 +1,4 @@
-//! What went wrong, as a bounded reason and in words.
+//! Classifies what went wrong: one reason of a closed list, and an explanation.
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
@@ -9,12 +9,12 @@ use rustix::io::Errno;
 use super::timing::{ProbeStage, cut};
 use crate::core::probe_result::{Outcome, ProbeResult, Reason, UnknownReason};
 
-/// A result that ended otherwise than with a good answer.
+/// A probe without a success.
 #[derive(Debug, Clone)]
 pub(super) struct ProbeError {
     pub(super) outcome: Outcome,
     pub(super) explanation: String,
-    /// The other side said it: it answered, refused, closed. Packets travel then.
+    /// Caused by the other side: it answered, refused, or closed. So packets travel.
     pub(super) is_of_other_side: bool,
     /// The other side says that it never began with the request, or it was never sent: it may be sent again.
     pub(super) is_unprocessed: bool,
@@ -66,7 +66,7 @@ impl ProbeError {
         self
     }
 
-    /// The deadline passed in this stage; `seen` is what came in place of what was waited for.
+    /// The deadline passed in this stage; `seen` is what arrived instead of the expected.
     pub(super) fn timeout(stage: ProbeStage, timeout: Duration, seen: Option<&str>) -> Self {
         let (reason, what) = match stage {
             ProbeStage::Resolve => (Reason::Resolve, "no address"),
@@ -87,7 +87,7 @@ impl ProbeError {
         }
     }
 
-    /// A connection could not be made; what the system says decides whose trouble it is.
+    /// A connection could not be made; the system's error decides whose trouble it is.
     pub(super) fn connecting(error: &io::Error, doing: &str) -> Self {
         let text = format!("{doing}: {error}");
         if let Some(reason) = own_trouble(error) {
@@ -199,7 +199,7 @@ impl ProbeError {
         }
     }
 
-    /// As a failure of the proxy; trouble of our own stays ours.
+    /// Attributes a failure to the proxy; trouble of our own stays ours.
     pub(super) fn of_proxy(self) -> Self {
         match self.outcome {
             Outcome::Failure(_) => Self {
@@ -239,7 +239,7 @@ fn cause<E: Error + 'static>(error: &hyper::Error) -> Option<&E> {
     None
 }
 
-/// Errors that say that we lack something.
+/// Errors caused by a lack of our own resources.
 fn own_trouble(error: &io::Error) -> Option<UnknownReason> {
     match Errno::from_io_error(error)? {
         Errno::MFILE | Errno::NFILE => Some(UnknownReason::NoFileDescriptors),

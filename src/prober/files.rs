@@ -25,7 +25,7 @@ pub(super) struct FileStamp {
 }
 
 impl FileStamp {
-    /// Of the file as it is now. What is no plain file is an error: to open a pipe would wait for somebody to write.
+    /// Of the current file. Only regular files are allowed: opening a pipe would block.
     pub(super) fn of(path: &Path) -> std::io::Result<Self> {
         let facts = std::fs::metadata(path)?;
         if !facts.is_file() {

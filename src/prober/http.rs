@@ -1,4 +1,4 @@
-//! One HTTP result: request, redirects, body, judgement.
+//! One HTTP probe: request, redirects, body, expectations.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,10 +27,10 @@ use crate::core::probe_result::expect::Expect;
 use crate::core::probe_result::{HttpVersion, Outcome, Reason, ResponseView, UnknownReason, judge};
 use crate::platform::clock;
 
-/// Larger bodies are judged on a thread for such work, so that others start on time.
+/// Larger bodies are checked on a blocking thread, so that other probes start on time.
 const JUDGE_ELSEWHERE: usize = 64 * 1024;
 
-/// An HTTP question to one target, prepared.
+/// An HTTP probe of one target, prepared.
 pub(super) struct HttpProber {
     shared: Arc<ProberContext>,
     target: Target,
@@ -66,7 +66,7 @@ impl HttpProber {
         }
     }
 
-    /// Asks until there is an answer to judge.
+    /// Sends requests until there is an answer to check.
     pub(super) async fn sound(
         &self,
         timeout: Duration,
@@ -98,12 +98,12 @@ impl HttpProber {
 
     /// Sends the request and waits for the head of the answer.
     ///
-    /// A kept connection may turn out to be dead, which no client can know before. Then the request is sent once more,
-    /// over a new one, if no byte of an answer came. The target may have seen it twice, as with every client that keeps
-    /// connections; a request that must not be repeated wants a new connection for each result.
+    /// A reused connection may turn out to be dead, which no client can know before. Then the request is sent once more
+    /// over a new connection, if no byte of an answer came. The target may have seen it twice, as with every client
+    /// that reuses connections; a request that must not be repeated needs a new connection for each probe.
     ///
-    /// A target that goes away may also say of a new connection that it never began with the request, as HTTP/2 can.
-    /// Then it is sent once more, over another one.
+    /// A target that goes away may say that it never processed the request, which HTTP/2 allows also on a new
+    /// connection. Then the request is sent once more over another one.
     async fn exchange(
         &self,
         redirect: &RedirectHop,
@@ -355,7 +355,7 @@ impl HttpProber {
 /// The longest that a rate limit can ask us to wait.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(600);
 
-/// Whether a rate limit answered, and after how long it wants to be asked again.
+/// Set if a rate limit answered: how long to wait before the next request.
 fn limited(head: &http::response::Parts) -> Option<Duration> {
     let after = head.headers.get(header::RETRY_AFTER);
     let is_limit = head.status == StatusCode::TOO_MANY_REQUESTS
@@ -371,7 +371,7 @@ fn limited(head: &http::response::Parts) -> Option<Duration> {
     is_limit.then(|| wait.unwrap_or_default().min(MAX_RETRY_AFTER))
 }
 
-/// Whether a kept connection was closed before anything of an answer came.
+/// Whether a reused connection was closed before anything of an answer came.
 fn is_dead(probe_error: &ProbeError, connection: &HttpConnection) -> bool {
     probe_error.outcome == Outcome::Failure(Reason::Reset) && !connection.was_heard()
 }

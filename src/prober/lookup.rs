@@ -1,4 +1,4 @@
-//! Names to addresses, by the system's resolver. Blocks.
+//! Resolves names by the system's resolver. Blocks.
 
 use std::io;
 use std::net::SocketAddr;
@@ -40,8 +40,8 @@ impl From<LookupError> for ResolveError {
     }
 }
 
-/// The addresses of a name, at most so many. Where one family is wanted, the name server is asked for no other: it may
-/// never answer that.
+/// Up to `most` addresses of a name. If only one family is wanted, the name server is asked only for that: it may never
+/// answer for the other.
 pub(super) fn lookup(
     name: &str,
     port: u16,

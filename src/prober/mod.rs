@@ -1,11 +1,12 @@
-//! The prober: from a question to a result, over real sockets.
+//! The prober: runs one probe over real sockets.
 //!
 //! Invariants:
-//! - a result ends by its timeout, and whatever it opened is closed when it is dropped;
+//! - a probe ends by its timeout, and everything that it opened is closed when it is dropped;
 //! - each moment from the start to the end belongs to exactly one phase;
-//! - what a target sends is bounded before it is kept: heads, bodies (packed and unpacked), lines, redirects, and what
-//!   is no answer at all (`meter`);
-//! - a fault of ours (files, descriptors, ports, resolver) is unknown, a fault on the way to the answer is bad.
+//! - everything that a target sends is bounded before it is kept: heads, bodies (compressed and not), lines, redirects,
+//!   and bytes outside of answers (`response_meter`);
+//! - trouble of our own (files, descriptors, ports, resolver) makes a result unknown; trouble on the way to the target
+//!   makes it a failure.
 
 mod body;
 mod connect;
@@ -43,7 +44,7 @@ pub struct ProberContext {
 }
 
 impl ProberContext {
-    /// With the clock that results are timed by.
+    /// With the clock for measuring probes.
     pub fn new(clock: fn() -> Moment) -> Arc<Self> {
         Arc::new(Self {
             clock,
@@ -53,7 +54,7 @@ impl ProberContext {
     }
 }
 
-/// One question to one target, prepared; keeps its connections where it is told to.
+/// One probe of one target, prepared; keeps idle connections if configured.
 pub struct Prober {
     shared: Arc<ProberContext>,
     kind: ProberKind,
@@ -65,7 +66,7 @@ enum ProberKind {
 }
 
 impl Prober {
-    /// Never fails: a file that cannot be read makes results unknown, and may be there for the next one.
+    /// Never fails: an unreadable file makes results unknown, and may be there for the next probe.
     pub fn new(shared: &Arc<ProberContext>, target: Target, kind: ProbeKind) -> Self {
         let kind = match kind {
             ProbeKind::Http(kind) => ProberKind::Http(Box::new(http::HttpProber::new(
@@ -85,7 +86,7 @@ impl Prober {
         }
     }
 
-    /// Takes one result, which ends by `timeout`, counted from now. `due` is when it should have started.
+    /// Runs the probe, which ends by `timeout`, counted from now. `due` is when it should have started.
     pub async fn sound(
         &self,
         due: Moment,

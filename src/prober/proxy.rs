@@ -8,10 +8,10 @@ use super::timing::{ProbeStage, ProbeTiming, cut};
 use crate::config::Target;
 use crate::core::probe_result::Reason;
 
-/// The largest answer to CONNECT; it is a head without a body.
+/// Maximum answer to CONNECT, which is a head without a body.
 const ANSWER_LIMIT: usize = 16 * 1024;
 
-/// How much of an answer that is none is shown.
+/// Bytes of an invalid answer that are shown.
 const SHOWN: usize = 60;
 
 /// Asks the proxy at the other end of a connection for a tunnel to the target. What it returns leads to the target, and

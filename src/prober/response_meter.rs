@@ -1,9 +1,8 @@
-//! How much of what is no answer a target may send: interim answers, frames that only concern the connection, records of
-//! TLS that hold nothing.
+//! Bounds what a target may send outside of answers: interim answers, frames about the connection, empty TLS records.
 //!
 //! Invariants:
-//! - what is taken from a connection between two parts of an answer is bounded, so that no target can keep us busy;
-//! - an answer that keeps to the rules of HTTP and to the limits of heads and bodies never meets these bounds.
+//! - the bytes that are read between two parts of an answer are bounded, so that no target can keep us busy;
+//! - an answer within the rules of HTTP and the limits of heads and bodies never reaches these bounds.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -21,14 +20,14 @@ const INTERIM_LIMIT: usize = 64 * 1024;
 /// frames about the connection, so a share of the body's bytes comes on top.
 const FRAMES_LIMIT: usize = 128 * 1024;
 
-/// The share: one byte for so many bytes of a body.
+/// One byte is allowed for this many bytes of a body.
 const FRAMES_SHARE: usize = 4;
 
 /// Bytes from the network between two bytes that can be read: a TLS handshake, or one record of TLS. A chain of
 /// certificates may have 64 KiB.
 const BELOW_LIMIT: usize = 256 * 1024;
 
-/// The meter of one connection. Whoever waits for an answer and whoever reads the connection share it.
+/// The meter of one connection, shared by the task that waits for an answer and the one that reads.
 #[derive(Debug, Default)]
 pub(super) struct ResponseMeter {
     /// How many requests were sent.
@@ -135,7 +134,7 @@ impl RawByteCounter {
 /// Looks at what is read above TLS.
 #[derive(Debug)]
 pub(super) enum HeadReader {
-    /// Whoever reads has limits of his own.
+    /// The reader has limits of its own.
     Nothing,
     /// Interim answers of HTTP/1.
     Http1(InterimHeads),
@@ -157,7 +156,7 @@ impl HeadReader {
 /// Reads heads of HTTP/1 up to the first that is not of an interim answer.
 #[derive(Debug, Default)]
 pub(super) struct InterimHeads {
-    /// The request that it looks at the answer of.
+    /// The request whose answer it reads.
     request: usize,
     at: HeadPosition,
 }
@@ -171,7 +170,7 @@ enum HeadPosition {
     Digits(usize, bool),
     /// In the head of an interim answer: whether the line is empty so far.
     Head(bool),
-    /// In an answer, which is not looked at.
+    /// In an answer, which is ignored.
     Answer,
 }
 

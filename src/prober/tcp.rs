@@ -1,4 +1,4 @@
-//! One TCP result: connection, TLS where asked for, dialogue.
+//! One TCP probe: connection, TLS if configured, dialogue.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::config::settings::{TcpProbeConfig, TcpStep};
 use crate::core::probe_result::Reason;
 use crate::platform::clock;
 
-/// The longest line of an answer, and what is read while one is waited for.
+/// Maximum length of a line, and of what is read while waiting for one.
 const LINE_LIMIT: usize = 64 * 1024;
 
 /// All that is read in one dialogue.
@@ -32,7 +32,7 @@ const CHUNK: usize = 4 * 1024;
 /// How much of an unexpected line is shown.
 const SHOWN: usize = 100;
 
-/// A TCP question to one target, prepared.
+/// A TCP probe of one target, prepared.
 pub(super) struct TcpProber {
     shared: Arc<ProberContext>,
     target: Target,

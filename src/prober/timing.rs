@@ -1,4 +1,4 @@
-//! Where the time of a result goes, and what was seen on the way.
+//! Measures the phases of a probe, and records its steps.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::response_meter::ResponseMeter;
 use crate::core::probe_result::{PhaseTimes, ResponseFacts};
 use crate::core::units::Moment;
 
-/// The part of a result that is under way.
+/// The current stage of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ProbeStage {
     Resolve,
@@ -33,7 +33,7 @@ pub(super) struct ProbeTiming<'a> {
     stage: Option<ProbeStage>,
     phases: PhaseTimes,
     pub(super) answer: ResponseFacts,
-    /// What came in place of what is waited for, to be told when the time is over.
+    /// What arrived instead of the expected, for the text of a timeout.
     pub(super) instead: Option<String>,
     /// Of the connection that is used now.
     pub(super) meter: Option<Arc<ResponseMeter>>,
@@ -72,7 +72,7 @@ impl<'a> ProbeTiming<'a> {
         now
     }
 
-    /// A redirect is followed: what was seen of its answer is not what is told of the last hop.
+    /// A redirect is followed: forgets what arrived before.
     pub(super) fn next_redirect(&mut self) {
         self.answer = ResponseFacts {
             redirects: self.answer.redirects.saturating_add(1),
@@ -82,7 +82,7 @@ impl<'a> ProbeTiming<'a> {
         self.meter = None;
     }
 
-    /// What came in place of what is waited for, in words.
+    /// What arrived instead of the expected, in words.
     pub(super) fn instead(&mut self) -> Option<String> {
         let bytes = self.meter.as_ref().map_or(0, |meter| meter.bytes());
         let waits = matches!(self.stage, Some(ProbeStage::Processing | ProbeStage::Tls));
@@ -110,13 +110,13 @@ impl<'a> ProbeTiming<'a> {
         (self.clock)().since(self.started)
     }
 
-    /// Ends the result: when, and where the time went.
+    /// Ends the probe: returns when, and the time of each phase.
     pub(super) fn finish(&mut self) -> (Moment, PhaseTimes) {
         let now = self.enter(self.stage());
         (now, self.phases)
     }
 
-    /// Writes a step down, when somebody wants to read it.
+    /// Records a step, if requested.
     pub(super) fn note(&mut self, step: impl FnOnce(&mut String)) {
         let elapsed = self.transcript.is_some().then(|| self.elapsed());
         if let (Some(transcript), Some(elapsed)) = (&mut self.transcript, elapsed) {
@@ -125,15 +125,15 @@ impl<'a> ProbeTiming<'a> {
     }
 }
 
-/// The steps of a result in words, for `leadsman probe --verbose` and `/probe?debug=true`. Holds no secret: names of
-/// headers, and no values that we send.
+/// The steps of a probe in words, for `leadsman probe --verbose` and `/probe?debug=true`. Contains no secret: names of
+/// headers, and none of the values that we send.
 #[derive(Debug, Default)]
 pub struct Transcript {
     steps: Vec<(Duration, String)>,
     left_out: usize,
 }
 
-/// A result with twenty redirects and a long dialogue has fewer.
+/// Maximum number of steps: a probe with twenty redirects and a long dialogue has fewer.
 const MAX_STEPS: usize = 200;
 
 /// The longest step; a target chooses what is in it.
@@ -164,7 +164,7 @@ impl Transcript {
     }
 }
 
-/// At most so many bytes of a text, with control characters made visible.
+/// At most `most` bytes of a text, with control characters made visible.
 pub(super) fn cut(text: &str, most: usize) -> String {
     let mut short = String::new();
     // Where the text ends if it has to make room for the sign that something is missing.

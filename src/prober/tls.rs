@@ -1,4 +1,5 @@
-//! TLS: one client for each distinct setting, and what a handshake shows.
+//! TLS: one client configuration for each distinct setting, the handshake and its errors, and the certificates that it
+//! shows.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -28,7 +29,7 @@ use crate::core::probe_result::{Outcome, Reason, TlsInfo, UnknownReason};
 /// Distinct TLS settings that are kept. A configuration with more makes clients anew, which is slow and works.
 const MAX_CLIENTS: usize = 1024;
 
-/// Certificates of a chain that are looked at.
+/// Certificates of a chain that are read.
 const MAX_CHAIN: usize = 16;
 
 /// Bytes of the list of names of a certificate that are shown.
@@ -252,7 +253,7 @@ fn probe_error_of(error: &std::io::Error) -> ProbeError {
     }
 }
 
-/// What was last seen, so that the same chain is not parsed for each result.
+/// The last chain, so that the same one is not parsed for each probe.
 #[derive(Debug, Default)]
 pub(super) struct CertificateCache(Mutex<Option<(Vec<CertificateDer<'static>>, Arc<TlsInfo>)>>);
 
@@ -322,8 +323,8 @@ fn read_chain(
     })
 }
 
-/// The bytes of the number, without the zero byte that only says that it is not negative. The standard allows 20 bytes;
-/// of what somebody puts there who does not care, 64 are enough to recognise it.
+/// The bytes of the serial number, without the zero byte that only marks it as positive. The standard allows 20 bytes;
+/// of longer ones 64 are enough to recognize it.
 fn serial_of<'a>(leaf: &'a X509Certificate<'_>) -> &'a [u8] {
     let bytes = leaf.raw_serial();
     let bytes = match bytes {

@@ -1,4 +1,5 @@
-//! What a person may order, at first sight: pure, so that the daemon and `leadsman rollback --direct` say the same.
+//! Checks an order of a person against the release's history. Pure, so the daemon and `leadsman rollback --direct`
+//! agree.
 
 use std::collections::BTreeMap;
 
@@ -6,20 +7,20 @@ use super::ReleaseState;
 use crate::core::revision_ledger::{ContentDigest, RevisionStatus, StoredRevision};
 use crate::core::units::Revision;
 
-/// Revisions that are named one by one; a history may have ten thousand.
+/// Revisions that a text names; a history may have ten thousand.
 const MAX_NAMED: usize = 10;
 
-/// Why an order cannot be carried out. The text names the revisions that can be named.
+/// Why an order cannot be carried out. The text names the revisions that can be chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OrderRefused {
     /// There is no such revision.
     Unknown(String),
-    /// It would change nothing, or it is not clear what is wanted.
+    /// It would change nothing, or it is ambiguous.
     Conflict(String),
 }
 
 impl OrderRefused {
-    /// Why, in words.
+    /// The reason, in words.
     pub fn why(&self) -> &str {
         match self {
             Self::Unknown(why) | Self::Conflict(why) => why,
@@ -27,13 +28,14 @@ impl OrderRefused {
     }
 }
 
-/// Whether a person may order a rollback of `bad`, the newest revision of the release `name`, to `target`. `undone` names
-/// the revision that was rolled back, by the revision that this made, where that is known.
+/// Whether a person may order a rollback of `bad`, the newest revision of the release `name`, to `target`. `undone`
+/// names the revision that was rolled back, by the revision that the rollback made, as far as known.
 ///
 /// # Errors
-/// When there is no such revision, when its contents are installed already, and when no revision is named where a rollback
-/// brought back what is installed, also if it was deployed again since, as by a pipeline after the commit was reverted: a
-/// second person, who has not heard of that rollback, must not go back twice.
+///
+/// When there is no such revision; when its contents are installed already; and when no revision is named although a
+/// rollback made what is installed, even if it was deployed again since (by a pipeline after the commit was reverted).
+/// In the last case a second person who does not know of that rollback would go back twice.
 pub fn check(
     release_state: &ReleaseState,
     bad: Revision,
@@ -84,8 +86,8 @@ pub fn check(
     Ok(())
 }
 
-/// The newest revision made by a rollback among `bad` and those right before it that have its contents. What failed in
-/// between has never served.
+/// The newest revision made by a rollback, among `bad` and the revisions right before it with the same contents.
+/// Revisions that failed in between never served, so they are skipped.
 fn brought_back(release_state: &ReleaseState, bad: Revision) -> Option<&StoredRevision> {
     let installed = digest_of(release_state, bad);
     let records = release_state.revisions.iter().rev();
@@ -104,7 +106,7 @@ fn brought_back(release_state: &ReleaseState, bad: Revision) -> Option<&StoredRe
     None
 }
 
-/// The revisions that a person can name, in words; of a long history the newest alone.
+/// The revisions that a person can choose, in words; of a long history only the newest.
 pub fn choice(release_state: &ReleaseState, bad: Revision) -> String {
     let installed = digest_of(release_state, bad);
     let mut named: Vec<String> = release_state
@@ -144,7 +146,7 @@ mod tests {
     use super::*;
     use crate::core::revision_ledger::StoredRevision;
 
-    /// Revisions with these contents, numbered from 1 on; what is empty was not read.
+    /// Revisions with these contents, numbered from 1; an empty one was not read.
     fn release_state(contents: &[&str]) -> ReleaseState {
         let revisions = contents
             .iter()
@@ -174,7 +176,7 @@ mod tests {
         check(release_state, bad, target, &undone, "shop/web").err()
     }
 
-    /// Who names no revision, and has not heard of the rollback, must not go back twice.
+    /// A person who names no revision and does not know of the rollback must not go back twice.
     #[test]
     fn what_a_rollback_brought_back_is_not_gone_back_from_without_a_name() {
         let why = |release_state: &ReleaseState| {

@@ -1,10 +1,10 @@
-//! Releases: what is stored of them, what their pods do, and rolling one back.
+//! Releases: their stored revisions, their pods, and rolling them back.
 //!
-//! Every engine has the same four steps: *plan* (which revision to go back to), *preflight* (may and can it be done),
-//! *execute*, *report*. Facts about the release come by a watch that never ends.
+//! Every engine has the same four steps: *plan* (the target), *preflight* (may and can it be done), *execute*,
+//! *report*. The state of the release comes from a watch that never ends.
 //!
 //! Invariants:
-//! - an engine acts only if the revision found bad is still the newest: creating the next record is the fence;
+//! - an engine acts only if the rejected revision is still the newest: creating the next record is the fence;
 //! - carrying out the same plan twice makes one rollback: what a killed engine left behind is finished, not repeated.
 
 pub mod by_hand;
@@ -31,39 +31,39 @@ use change::{NotRestarted, RevisionWorkloads};
 pub use run_images::{MAX_RUN_IMAGES, RunImage};
 pub use workload::WorkloadState;
 
-/// What is known of a release at the moment.
+/// Current state of a release.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ReleaseState {
-    /// Its revisions, ascending; empty when there is no such release.
+    /// Its revisions, ascending; empty if it is not installed.
     pub revisions: Vec<StoredRevision>,
-    /// Revisions that a rollback of ours made.
+    /// Revisions that our rollbacks made.
     pub ours: Vec<Revision>,
-    /// The program that stored the newest revision, by the name that it gave the API server; `None` for Helm's own
-    /// command, and where nobody says.
+    /// The program that stored the newest revision, by its name at the API server; `None` for the helm command, and if
+    /// unknown.
     pub stored_by: Option<Box<str>>,
     /// Its pods, of all revisions.
     pub pods: Vec<ReleasePod>,
-    /// The revision whose rollout is complete, if the newest one's is.
+    /// The newest revision, if its rollout is complete.
     pub complete: Option<Revision>,
     /// Paused, or scaled to zero.
     pub held: bool,
     /// The old pods stop before the new ones start.
     pub expected_downtime: bool,
-    /// Whether pods of it are made by something that is not among its objects, and may come some time later.
+    /// Whether its pods are made by something outside its objects, and may come later.
     pub indirect: bool,
-    /// What people should know of that, in words.
+    /// Remarks about that for people.
     pub remarks: Vec<String>,
-    /// Revisions whose records cannot be read, and why.
+    /// Unreadable revisions, and why.
     pub unreadable: Vec<(Revision, String)>,
-    /// Its Deployments, StatefulSets and DaemonSets; empty where it has none, or nobody can see them.
+    /// Its Deployments, StatefulSets and DaemonSets; also empty if they cannot be seen.
     pub workload_states: Vec<WorkloadState>,
-    /// Whether whoever deployed the newest revision is done with it, and the cluster has taken up what was written.
+    /// Whether the deployment of the newest revision has finished, and the cluster has reacted to it.
     pub applied: bool,
-    /// Whether the newest record is older than the object that holds it: a backup has brought it back.
+    /// Whether the newest record is older than its object: a backup restored it.
     pub restored: bool,
-    /// When the newest revision was stored, by the clock of whoever stores it; `None` where nobody says.
+    /// When the newest revision was stored, by the clock of the program that stored it; `None` if unknown.
     pub stored_at: Option<Time>,
-    /// What the revisions that can be read say of their workloads, ascending.
+    /// The workloads of each readable revision, ascending.
     pub workloads: Vec<(Revision, Arc<RevisionWorkloads>)>,
 }
 
@@ -76,7 +76,8 @@ impl ReleaseState {
     /// What a revision changed of a pod's workload since the one that served before.
     ///
     /// # Errors
-    /// Why that is not known.
+    ///
+    /// Why that is unknown.
     pub fn change_of(
         &self,
         pod: &ReleasePod,
@@ -89,7 +90,8 @@ impl ReleaseState {
     /// What a revision changed of a workload since the one that served before.
     ///
     /// # Errors
-    /// Why that is not known.
+    ///
+    /// Why that is unknown.
     pub fn change_of_workload(
         &self,
         kind: &str,
@@ -111,15 +113,15 @@ impl ReleaseState {
             .is_ok_and(|workloads| workloads.stops_first(&id))
     }
 
-    /// Workloads whose pods run on although a revision changed what they read since another one; empty as well where that
-    /// is not known.
+    /// Workloads whose pods keep running although a revision changed what they read since another one; also empty if
+    /// unknown.
     pub fn not_restarted(&self, revision: Revision, before: Revision) -> Vec<NotRestarted> {
         let both = self.workloads_of(revision).ok();
         let both = both.zip(self.workloads_of(before).ok());
         both.map_or_else(Vec::new, |(now, before)| now.not_restarted_since(before))
     }
 
-    /// Whether the Service that a host name stands for selects a pod in a revision; true where that is not known.
+    /// Whether the Service behind a host name selects a pod in a revision; true if unknown.
     pub fn is_selected(&self, pod: &ReleasePod, host: &str, revision: Revision) -> bool {
         let id = (pod.workload_kind.clone(), pod.workload.clone());
         self.workloads_of(revision)
@@ -146,26 +148,25 @@ pub struct ReleasePod {
     pub name: Box<str>,
     /// The revision that it belongs to.
     pub revision: Revision,
-    /// The node that it runs on.
+    /// Its node.
     pub node: Box<str>,
     /// Since when it is Ready; `None` while it is not.
     pub ready_since: Option<Time>,
-    /// Whether it is on its way out.
+    /// Whether it is being deleted.
     pub terminating: bool,
-    /// Restarts of its containers; those that were injected are left out, here and in what follows, where the template is
-    /// known.
+    /// Restarts of its containers. Injected containers are ignored, here and below, if the template is known.
     pub restarts: u32,
     /// Why a container waits, as CrashLoopBackOff.
     pub waiting: Option<Box<str>>,
-    /// Where it can be asked directly, when there is only one way.
+    /// Where it can be reached directly, if there is only one way.
     pub address: Option<SocketAddr>,
-    /// The workload that it is of, as the Deployment's name; empty where there is none.
+    /// Its workload, as the Deployment's name; empty if there is none.
     #[serde(default)]
     pub workload: Box<str>,
-    /// The kind of that, as `Deployment`; empty where there is none.
+    /// The workload's kind, as `Deployment`; empty if there is none.
     #[serde(default)]
     pub workload_kind: Box<str>,
-    /// Which container restarts or waits; empty where none does, or that is not known.
+    /// The container that restarts or waits; empty if there is none, or it is unknown.
     #[serde(default)]
     pub container: Box<str>,
     /// Its address in the cluster.
@@ -179,31 +180,31 @@ pub struct ReleasePod {
 /// A port of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerPort {
-    /// Its name; empty when it has none.
+    /// Its name; empty if it has none.
     pub name: Box<str>,
     /// Its number.
     pub number: u16,
 }
 
 impl ReleasePod {
-    /// Its workload in words, as `Deployment web`; empty where there is none.
+    /// Its workload in words, as `Deployment web`; empty if there is none.
     pub fn workload_name(&self) -> String {
         format!("{} {}", self.workload_kind, self.workload)
             .trim()
             .to_owned()
     }
 
-    /// Whether another pod is of the same workload.
+    /// Whether another pod belongs to the same workload.
     pub fn is_sibling_of(&self, other: &Self) -> bool {
         self.workload_kind == other.workload_kind && self.workload == other.workload
     }
 
-    /// Whether a container of it crashes in a loop.
+    /// Whether one of its containers crashes in a loop.
     pub fn is_crash_looping(&self) -> bool {
         self.waiting.as_deref() == Some("CrashLoopBackOff")
     }
 
-    /// Why it cannot start, if so: the reasons are a kubelet's.
+    /// Why it cannot start, if so, by the kubelet's reasons.
     pub fn stuck(&self) -> Option<StuckReason> {
         match self.waiting.as_deref()? {
             "ErrImagePull"
@@ -224,61 +225,61 @@ impl ReleasePod {
 /// A rollback that was decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RollbackPlan {
-    /// The revision found bad; it must still be the newest.
+    /// The rejected revision; it must still be the newest.
     pub bad: Revision,
-    /// The revision to go back to.
+    /// The revision to roll back to.
     pub target: Revision,
     /// The contents of the target.
     pub digest: ContentDigest,
-    /// Why, for the record.
+    /// The reason, for the record.
     pub reason: String,
-    /// Whoever acts has a higher number than all who acted before; it is written to what is made.
+    /// The fencing token: higher than that of any replica before, written to what the rollback changes.
     pub fence: u64,
-    /// Only to learn what would be in the way: nothing is waited for.
+    /// Only to learn what prevents a rollback: nothing is waited for.
     pub is_dry_run: bool,
 }
 
-/// What became of a rollback.
+/// Result of a rollback.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RollbackReport {
     /// The revision that it made.
     pub created_revision: Revision,
-    /// Whether it was found half done and was finished.
+    /// Whether an unfinished rollback was found and completed.
     pub finished: bool,
 }
 
-/// Why a rollback is not begun, or failed. The text names the thing and the way out; where that is another revision,
-/// [`RollbackError::told`] does.
+/// Why a rollback does not start, or failed. The text names the thing and the way out. If the way out is another
+/// revision, [`RollbackError::told`] adds it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RollbackError {
-    /// There is no revision to go back to.
+    /// There is no revision to roll back to.
     #[error("{0}")]
     NoTarget(#[from] NoTarget),
     /// Another revision is the newest by now.
     #[error("revision {newest} took the place of revision {bad}")]
     Overtaken {
-        /// The revision found bad.
+        /// The rejected revision.
         bad: Revision,
         /// The newest one.
         newest: Revision,
     },
-    /// Somebody else's operation is under way.
+    /// Another operation is running.
     #[error(
         "revision {revision} is {status}: another operation is under way; wait for it, or clear the record"
     )]
     Pending {
-        /// Which revision.
+        /// Its revision.
         revision: Revision,
         /// Its status.
         status: revision_ledger::RevisionStatus,
     },
-    /// The target is no longer there, or is another than was planned.
+    /// The target is gone, or has other contents than planned.
     #[error("revision {target} is no longer there with the contents that were planned")]
     TargetGone {
         /// The target.
         target: Revision,
     },
-    /// Something speaks against it.
+    /// A preflight check failed.
     #[error("{text}")]
     Prevented {
         /// A word for it, as `rights`.
@@ -292,13 +293,13 @@ pub enum RollbackError {
         /// Why, and the way out.
         text: String,
     },
-    /// The store of the history cannot be read or written.
+    /// The history cannot be read or written.
     #[error("{0}")]
     Storage(String),
 }
 
 impl RollbackError {
-    /// Something speaks against it.
+    /// A failed preflight check.
     pub fn prevented(reason: &'static str, text: impl Into<String>) -> Self {
         Self::Prevented {
             reason,
@@ -306,7 +307,7 @@ impl RollbackError {
         }
     }
 
-    /// What a person is told: also how to find another revision, and the command to go back to it.
+    /// The text for people, with how to find another revision and the command to roll back to it.
     pub fn told(&self, namespace: &Namespace, release: &ReleaseName) -> String {
         match self {
             Self::NoTarget(_) | Self::TargetGone { .. } => {
@@ -323,7 +324,7 @@ impl RollbackError {
         }
     }
 
-    /// A word for it, as in the metric `leadsman_rollback_ready`.
+    /// A word for it, for metrics.
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::NoTarget(_) => "no_target",
@@ -340,32 +341,32 @@ impl RollbackError {
 /// A future of an engine.
 pub type EngineFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// What carries out a rollback, and tells of a release.
+/// Follows a release and carries out rollbacks.
 pub trait Engine: Send + Sync {
-    /// What it is, as in the API: `embedded`.
+    /// Its name in the API: `embedded`.
     fn name(&self) -> &'static str;
 
-    /// Follows the release until the receivers are gone. Trouble is told as an error beside the last facts.
+    /// Follows the release until all receivers are gone. Trouble is published beside the last known state.
     fn follow(self: Arc<Self>, to: watch::Sender<ObservedState>) -> EngineFuture<()>;
 
-    /// A revision is being judged: earlier ones are needed as well, also when it was there at the start.
+    /// A revision is under analysis, so earlier ones are needed as well, even if it was there at the start.
     fn look_back(&self) {}
 
-    /// Whose turn it is from now on; nothing is changed before that is told.
+    /// Sets the fencing token; nothing is changed before.
     ///
-    /// There is one sequence of these numbers for each release, and it only grows: whoever begins to guard takes one more
-    /// than the stored state has, or the count of the Lease's transitions where that is higher. So it grows as well where
-    /// there is no Lease, and when the Lease was deleted and counts from 1 again. The stored state, its ConfigMap, the
-    /// plans ([`RollbackPlan::fence`]) and what is written to the cluster all carry this one number.
+    /// Each release has one sequence of tokens, which only grows: a controller that starts takes one more than the
+    /// stored state has, or the count of the Lease's transitions if that is higher. So it also grows without a Lease,
+    /// and after the Lease was deleted and counts from 1 again. The stored state, its ConfigMap, the plans
+    /// ([`RollbackPlan::fence`]) and all writes to the cluster carry the same token.
     fn acts_as(&self, _fence: u64) {}
 
-    /// What pods of the last revisions were seen to run, to be stored: at most [`MAX_RUN_IMAGES`]. The pods of a revision
-    /// may be gone when another process has to know it.
+    /// Images that pods of the last revisions ran, to be stored: at most [`MAX_RUN_IMAGES`]. A later process needs them
+    /// when the pods are gone.
     fn run_images(&self) -> Vec<RunImage> {
         Vec::new()
     }
 
-    /// What an earlier process stored of that.
+    /// Takes what an earlier process stored of that.
     fn remember_images(&self, _images: &[RunImage]) {}
 
     /// Whether the plan may and can be carried out now.
@@ -377,11 +378,11 @@ pub trait Engine: Send + Sync {
         plan: RollbackPlan,
     ) -> EngineFuture<Result<RollbackReport, RollbackError>>;
 
-    /// A stored revision with its contents, also one that [`ReleaseState`] know by its number only; `None` when it is not there
-    /// or cannot be read.
+    /// A stored revision with its contents, even if [`ReleaseState`] knows only its number; `None` if it is gone or
+    /// unreadable.
     fn stored(self: Arc<Self>, revision: Revision) -> EngineFuture<Option<StoredRevision>>;
 
-    /// Collects what the surroundings of a bad revision are like; `None` where there are none.
+    /// Collects evidence about a rejected revision; `None` if the engine has none.
     fn evidence_collector(
         self: Arc<Self>,
         _facts: Arc<ReleaseState>,
@@ -391,46 +392,47 @@ pub trait Engine: Send + Sync {
         Box::pin(std::future::ready(None))
     }
 
-    /// How what runs differs from what the revision that a rollback made says, in words.
+    /// How the cluster differs from the revision that a rollback made, in words.
     fn drift(self: Arc<Self>, _made: Revision) -> EngineFuture<Vec<String>> {
         Box::pin(std::future::ready(Vec::new()))
     }
 
-    /// Tells people who look at the release in its own surroundings.
+    /// Emits a Kubernetes Event, or nothing in other surroundings.
     fn tell(self: Arc<Self>, _notice: ReleaseEvent) -> EngineFuture<()> {
         Box::pin(std::future::ready(()))
     }
 }
 
-/// Something that people who look at the release should see.
+/// An event for people who look at the release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReleaseEvent {
-    /// Whether somebody should look at it.
+    /// Whether somebody should act.
     pub is_warning: bool,
     /// What happened, as `ReleaseRegressed`.
     pub reason: &'static str,
     /// What was done, as `Judge`.
     pub action: &'static str,
-    /// In a sentence.
+    /// As a sentence.
     pub text: String,
     /// The revision that it is about.
     pub revision: Revision,
 }
 
-/// The facts, or why there are none at the moment.
+/// The state of a release, or why it is unknown at the moment.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ObservedState {
-    /// What was last known.
+    /// The last known state.
     pub release_state: Arc<ReleaseState>,
-    /// Why nothing newer is known; `None` when all is well.
+    /// Why nothing newer is known; `None` if all is well.
     pub trouble: Option<String>,
-    /// Watches that failed since the start.
+    /// Failed watches since the start.
     pub failures: u64,
 }
 
-/// Which revision to go back to, from the facts and what the ledger knows.
+/// The target of a rollback, from the release's state and the ledger.
 ///
 /// # Errors
+///
 /// When there is none.
 pub fn plan(
     bad: Revision,
@@ -450,17 +452,19 @@ pub fn plan(
     })
 }
 
-/// So many revisions before the bad one, with other contents, are looked at when a person names none.
+/// Revisions before the bad one, with other contents, that are read if a person names none.
 const READ_BACK: usize = 6;
 
-/// Those with its own contents are no way back; where each commit deploys all charts there are many of them.
+/// Revisions with the same contents as the bad one do not count as targets. There are many of them where each commit
+/// deploys all charts.
 const MAX_READ_BACK: usize = 50;
 
-/// The facts, and beside them the revisions that a person who names none may mean: what was not needed so far is known by
-/// its number only.
+/// The state, together with the revisions that a person who names none may mean; so far only their numbers may be
+/// known.
 ///
 /// # Errors
-/// When one cannot be read that may have the contents of the bad revision, so that it is not known how far back to go.
+///
+/// When one cannot be read that may have the contents of the bad revision: the target is unknown then.
 pub async fn read_back(
     engine: Arc<dyn Engine>,
     bad: Revision,
@@ -493,10 +497,11 @@ pub async fn read_back(
     Ok(release_state)
 }
 
-/// The plan of a person: to the revision that was named, or else to the last that is known to be good, or to the last
-/// that worked as far as Helm can tell; of those that were read, see [`read_back`].
+/// The plan for an order: to the named revision, else to the last known good one, else to the last that worked as far
+/// as Helm tells. See [`read_back`].
 ///
 /// # Errors
+///
 /// When there is none.
 pub async fn plan_by_hand(
     engine: Arc<dyn Engine>,
@@ -538,7 +543,7 @@ mod tests {
     use super::*;
     use crate::core::revision_ledger::RevisionStatus;
 
-    /// Each revision has one letter for its contents.
+    /// One letter per revision stands for its contents.
     struct Letters(&'static str);
 
     impl Engine for Letters {

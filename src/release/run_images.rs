@@ -1,11 +1,11 @@
-//! Which images pods were seen to run, in the form in which that is stored.
+//! The stored form of images that pods ran.
 
 use serde::{Deserialize, Serialize};
 
 use crate::core::units::Revision;
 
-/// Containers that are stored, one for each of its revisions: those that run first, and of each its newest revision.
-/// Each takes some hundred bytes.
+/// Entries that are stored, one per container and revision: running ones first, and of each container the newest. Each
+/// takes some hundred bytes.
 pub const MAX_RUN_IMAGES: usize = 100;
 
 /// Longer names and IDs are not stored. A reference has at most 255 characters before its tag or digest.
@@ -24,7 +24,7 @@ pub struct RunImage {
     pub container: Box<str>,
     /// The image as the template names it.
     pub image: Box<str>,
-    /// The IDs of what was run under that name, the newest at the end.
+    /// The IDs of the images that ran under that name, the newest at the end.
     pub ids: Vec<Box<str>>,
 }
 

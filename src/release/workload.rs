@@ -1,4 +1,4 @@
-//! How far the rollout of a workload has come.
+//! Progress of a workload's rollout.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,33 +9,33 @@ pub struct WorkloadState {
     pub kind: Box<str>,
     /// Its name.
     pub name: Box<str>,
-    /// What tells its current template from others; `None` while that is not known.
+    /// Identifier of its current template; `None` if unknown.
     pub template: Option<Box<str>>,
-    /// Whether it is there and its controller has taken up its newest specification.
+    /// Whether it exists and its controller has seen its newest specification.
     pub observed: bool,
-    /// Whether all its pods are of the newest template and available, as far as its strategy replaces them.
+    /// Whether all its pods have the newest template and are available, as far as its strategy replaces them.
     pub complete: bool,
     /// Pods that it should have.
     pub wanted: u32,
-    /// Pods of the newest template that are Ready.
+    /// Ready pods of the newest template.
     pub ready: u32,
-    /// Pods of any template that are not available, of those that it should have.
+    /// Missing pods: wanted, but not available, of any template.
     pub unavailable: u32,
-    /// It would be complete with so many pods more of the newest template that are available.
+    /// Available pods of the newest template that are missing for completeness.
     pub lacks: u32,
-    /// Pods of any template that are Ready.
+    /// Ready pods of any template.
     #[serde(default)]
     pub serving: u32,
     /// Whether it is paused.
     #[serde(default)]
     pub paused: bool,
-    /// Whether its strategy can leave it without pods while it is replaced.
+    /// Whether its strategy can leave it without pods during a rollout.
     #[serde(default)]
     pub stops_first: bool,
-    /// Whether its controller says that the progress deadline is exceeded.
+    /// Whether its controller reports that the progress deadline is exceeded.
     #[serde(default)]
     pub deadline_exceeded: bool,
-    /// Whether its controller says that its pods cannot be created, as by a quota.
+    /// Whether its controller reports that its pods cannot be created, for example because of a quota.
     #[serde(default)]
     pub refused: bool,
 }
@@ -46,7 +46,7 @@ impl WorkloadState {
         format!("{} {}", self.kind, self.name)
     }
 
-    /// Whether it is scaled to zero or paused, so that nothing can be said of it.
+    /// Whether it is scaled to zero or paused, so that nothing is known about it.
     pub fn is_held(&self) -> bool {
         self.paused || self.wanted == 0 && self.observed
     }
@@ -56,9 +56,9 @@ impl WorkloadState {
         self.kind == other.kind && self.name == other.name
     }
 
-    /// Whether its rollout counts as complete, after it was like `before`: what was not there before is not missed. A part
-    /// that was incomplete and is still of the same template says nothing about a new revision; nor do as many pods as
-    /// were not available before, as those of a node that is down.
+    /// Whether its rollout is complete compared with `before`. What was missing before is not missed now: a part that
+    /// was incomplete with the same template says nothing about a new revision, nor do as many unavailable pods as
+    /// before, such as those of a dead node.
     pub fn is_complete_after(&self, before: Option<&Self>) -> bool {
         let Some(before) = before else {
             return self.complete;

@@ -1,20 +1,21 @@
-//! What must survive us: a directory with one file for each release, and the recordings.
+//! What survives a restart: a directory with one file for each release, and the recordings.
 //!
 //! ```text
-//! DIRECTORY/leadsman.lock                          held while we run: one writer
+//! DIRECTORY/leadsman.lock                          held while the process runs: one writer
 //! DIRECTORY/shop.web.json                          the state of the release web in the namespace shop
 //! DIRECTORY/shop.web.json.aside-1700000000         a file that could not be used, with the time
-//! DIRECTORY/alerts.json                            the alerts that live
-//! DIRECTORY/alerts/shop.web.json                   those of one release, where each has a Lease of its own
+//! DIRECTORY/spans/shop.web.json                    the counters of its long windows
+//! DIRECTORY/alerts.json                            the current alerts
+//! DIRECTORY/alerts/shop.web.json                   those of one release, if each has a Lease of its own
 //! DIRECTORY/recordings/shop.web.v3.1700000000.jsonl
 //! ```
 //!
 //! Invariants:
-//! - a state is written to another file, flushed to the disk and renamed: what is there is whole, old or new;
-//! - a file that is damaged, foreign or of a newer version is set aside, never overwritten and never believed;
-//! - what cannot be read at the moment is unknown, which is not nothing: nobody goes on without it, or writes over it;
-//! - what was written by another clock is moved to ours when it is read ([`HasTimes`]);
-//! - what is kept is bounded: recordings and files set aside, the newest of each.
+//! - a state is written to a new file, flushed to the disk and renamed: a file is complete, old or new;
+//! - a file that is damaged, foreign or of a newer version is quarantined, never overwritten and never used;
+//! - a failed read is not "empty": callers must retry and must not overwrite;
+//! - times of another clock are shifted to ours when they are read ([`HasTimes`]);
+//! - the number of recordings and of quarantined files is bounded: the newest of each are kept.
 
 mod config_map;
 
@@ -42,13 +43,13 @@ use crate::platform::permit::Permit;
 /// The version of the state's format.
 pub const VERSION: u32 = 1;
 
-/// A larger file is none of ours.
+/// A larger file is not valid.
 const MAX_STATE: u64 = 16 * 1024 * 1024;
 
 /// Recordings kept for each release.
 const MAX_RECORDINGS: usize = 20;
 
-/// Files set aside that are kept for each release.
+/// Quarantined files that are kept for each release.
 const MAX_ASIDE: usize = 5;
 
 /// Why the directory cannot be used.
@@ -70,16 +71,16 @@ pub enum StoreError {
     },
 }
 
-/// What is stored of a release, each in a file of its own.
+/// Kinds of stored data, each in a file of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoredKind {
-    /// Its phase, ledger, baselines and watch; written whenever the phase changes.
+    /// Its phase, ledger, baselines and analysis; written whenever the phase changes.
     State,
-    /// The counters of the long spans of its probes; written now and then.
+    /// Counters of the long windows of its probes; written every minute.
     Spans,
-    /// The alerts that live; of all releases, so it is stored once.
+    /// The current alerts of all releases together.
     Alerts,
-    /// The alerts of one release, where releases are spread over replicas.
+    /// The alerts of one release, if each has a Lease of its own.
     ReleaseAlerts,
 }
 
@@ -94,16 +95,17 @@ impl StoredKind {
     }
 }
 
-/// What was found of a release.
+/// Result of reading a release's data.
 #[derive(Debug, PartialEq)]
 pub enum StoredState<T> {
     /// Nothing is stored.
     Nothing,
     /// This was stored.
     State(T),
-    /// What is stored cannot be used and was set aside: we go on with less memory, never with a wrong one.
+    /// The data is unusable and was quarantined: we continue with less memory, never with a wrong one.
     Quarantined(String),
-    /// Whether anything is stored cannot be told at the moment, and why: whoever needs it asks again.
+    /// It is unknown at the moment whether there is data, and why. A failed read is not "empty": callers must retry and
+    /// must not overwrite.
     Unknown(String),
 }
 
@@ -133,12 +135,12 @@ struct SavedState {
     saved: Time,
 }
 
-/// Two clocks agree if what one of them wrote is off by no more than this: Kubernetes tells whole seconds, and the time
-/// was noted before a write that may take some.
+/// Clocks count as equal within this time: Kubernetes' timestamps have whole seconds, and a state's time is taken
+/// before its write, which may take some.
 const AGREES: Duration = Duration::from_secs(10);
 
-/// What moves the times of a state to our clock: `saved` is when it was written, by the clock of whoever wrote it, and
-/// `age` how long ago that was, where a third party can tell.
+/// The shift of a state's times to our clock: `saved` is when it was written, by its writer's clock, and `age` how long
+/// ago that was, if a third party can tell.
 fn shift(saved: Time, age: Option<Duration>, now: Time) -> Option<ClockShift> {
     if let Some(age) = age {
         let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
@@ -152,10 +154,10 @@ fn shift(saved: Time, age: Option<Duration>, now: Time) -> Option<ClockShift> {
     (saved > now).then(|| ClockShift::between(saved, now))
 }
 
-/// By what permit something is written.
+/// The permit for each write.
 #[derive(Debug, Default)]
 struct StorePermits {
-    /// What has none of its own.
+    /// For everything without one of its own.
     of_all: Permit,
     of_each: RwLock<HashMap<(Namespace, ReleaseName), Permit>>,
 }
@@ -172,22 +174,23 @@ impl StorePermits {
     }
 }
 
-/// A directory that only we write to.
+/// A directory with a single writer, this process.
 #[derive(Debug)]
 pub struct StateStore {
     directory: PathBuf,
-    /// Where the states are as well, for the next pod.
+    /// ConfigMaps with copies of the states, for the next pod.
     maps: Option<ConfigMaps>,
     permits: StorePermits,
-    /// Held as long as the store lives; the system releases it with the process, however that ends.
+    /// Held while the store lives; the system releases it when the process ends, however that happens.
     _lock: File,
 }
 
 impl StateStore {
-    /// Opens the directory, and makes it where it is not there.
+    /// Opens the directory, and creates it if needed.
     ///
     /// # Errors
-    /// When it cannot be used, or another process does.
+    ///
+    /// When it is unusable, or another process uses it.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         let failed = |cause| StoreError::Directory {
             path: directory.to_owned(),
@@ -218,22 +221,21 @@ impl StateStore {
         })
     }
 
-    /// The same, with the states in ConfigMaps as well: whoever starts elsewhere goes on with them.
+    /// Also keeps the states in ConfigMaps, so that another pod can continue with them.
     #[must_use]
     pub fn with_maps(mut self, maps: ConfigMaps) -> Self {
         self.maps = Some(maps);
         self
     }
 
-    /// The same for one of several replicas: what was decided is written by the one that acts alone, and read from where
-    /// all of them find it.
+    /// For one of several replicas: only the leader writes states, and all read them from the ConfigMaps.
     #[must_use]
     pub fn with_permit(mut self, permit: Permit) -> Self {
         self.permits.of_all = permit;
         self
     }
 
-    /// What is of a release is written by a permit of its own from now on; `None`: by that of all.
+    /// Uses this permit for a release from now on; `None`: the common one.
     pub fn permit_for(&self, namespace: &Namespace, release: &ReleaseName, permit: Option<Permit>) {
         let key = (namespace.clone(), release.clone());
         let of_each = self.permits.of_each.write();
@@ -244,8 +246,8 @@ impl StateStore {
         };
     }
 
-    /// Reads what is stored of a release, with its times moved to our clock. Whoever is the one that acts takes it over
-    /// by that: from then on nobody who acted before can write there.
+    /// Reads data of a release, with its times shifted to our clock. For a leader this takes the data over: no earlier
+    /// leader can write there afterwards.
     pub fn load<T: DeserializeOwned + HasTimes>(
         &self,
         kind: StoredKind,
@@ -297,14 +299,14 @@ impl StateStore {
         }
     }
 
-    /// Whether it is known what is stored elsewhere, so that it may be replaced; see [`StoredState::Unknown`].
+    /// Whether it is known what is stored in the ConfigMap, so that it may be replaced; see [`StoredState::Unknown`].
     pub fn is_known(&self, kind: StoredKind, namespace: &Namespace, release: &ReleaseName) -> bool {
         let maps = self.maps.as_ref();
         maps.is_none_or(|maps| maps.is_known(&part(kind, namespace, release)))
     }
 
-    /// The number under which we write this: higher than that of whoever wrote it before. 0 where there is only the
-    /// directory, which one process at a time writes to.
+    /// The fencing token of our writes: higher than that of the writer before. 0 without ConfigMaps: the directory has
+    /// a single writer.
     pub fn fence(&self, kind: StoredKind, namespace: &Namespace, release: &ReleaseName) -> u64 {
         let maps = self.maps.as_ref();
         maps.map_or(0, |maps| maps.fence(&part(kind, namespace, release)))
@@ -372,11 +374,12 @@ impl StateStore {
         }
     }
 
-    /// Stores something of a release; when it returns, it is on the disk.
+    /// Stores data of a release; when it returns, the data is on the disk.
     ///
     /// # Errors
-    /// When it cannot be written, as on a full disk. The state that was there before is still there. Also when another
-    /// replica acts: then only the counters of the long spans are written, and to the disk alone.
+    ///
+    /// When it cannot be written, for example on a full disk; the old data is still there. Also when another replica
+    /// leads: then only the counters of the long windows are written, and only to the disk.
     pub fn save<T: Serialize>(
         &self,
         kind: StoredKind,
@@ -430,9 +433,10 @@ impl StateStore {
         }
     }
 
-    /// Begins the recording of a watch, or goes on with it after a restart.
+    /// Starts the recording of an analysis, or continues it after a restart.
     ///
     /// # Errors
+    ///
     /// When the file cannot be opened.
     pub fn recorder(
         &self,
@@ -449,11 +453,12 @@ impl StateStore {
         RecordingWriter::open(path)
     }
 
-    /// Keeps the recording of a watch in a ConfigMap as well, where states are: the newest that was kept of each release.
-    /// Whoever goes on in another pod finds it there.
+    /// Copies the recording of an analysis to a ConfigMap, if states are there: the newest of each release. Another pod
+    /// finds it there.
     ///
     /// # Errors
-    /// When it cannot be read or is too large, another replica acts, or the API server does not take it.
+    ///
+    /// When it cannot be read or is too large, another replica leads, or the API server refuses it.
     pub fn keep_recording(
         &self,
         namespace: &Namespace,
@@ -472,11 +477,12 @@ impl StateStore {
         maps.put(&part, &bytes, &permit, true)
     }
 
-    /// The recording of a revision: of our own disk, or the one that was kept in a ConfigMap, where ours begins in the
-    /// middle or is not there; `None` where there is none.
+    /// The recording of a revision: from our disk, or the copy in a ConfigMap if ours is missing or starts in the
+    /// middle; `None` if there is none.
     ///
     /// # Errors
-    /// When one is there and cannot be read, or the API server does not answer.
+    ///
+    /// When there is one and it cannot be read, or the API server does not answer.
     pub fn recording(
         &self,
         namespace: &Namespace,
@@ -515,7 +521,7 @@ impl StateStore {
     }
 }
 
-/// Where there is one of us, its file may be later than the ConfigMap: the newer of both counts.
+/// Whether the file is newer than the ConfigMap, which can happen with a single replica.
 fn is_older_than_file(stored: &[u8], path: &Path) -> bool {
     let saved = |bytes: &[u8]| {
         let envelope: Option<SavedState> = serde_json::from_slice(bytes).ok();
@@ -526,7 +532,7 @@ fn is_older_than_file(stored: &[u8], path: &Path) -> bool {
     of_file.is_some() && of_file >= saved(stored)
 }
 
-/// What of the first line of a recording says which revision it is of, and whether it begins in the middle.
+/// The fields of a recording's first line that give its revision, and whether it starts in the middle.
 #[derive(Deserialize)]
 struct RecordingStart {
     revision: Revision,
@@ -544,12 +550,12 @@ fn first_of(recording: &[u8]) -> Option<RecordingStart> {
     serde_json::from_slice(first).ok()
 }
 
-/// What tells the ConfigMap of a release's recording from others.
+/// Name of the ConfigMap of a release's recording, without its prefix.
 fn recording_part(namespace: &Namespace, release: &ReleaseName) -> String {
     format!("recording.{namespace}.{release}")
 }
 
-/// What tells the ConfigMap of a kind and release from others.
+/// Name of the ConfigMap of a kind and release, without its prefix.
 fn part(kind: StoredKind, namespace: &Namespace, release: &ReleaseName) -> String {
     format!("{}.{namespace}.{release}", kind.as_str())
 }
@@ -567,7 +573,7 @@ fn put_aside(directory: &Path, path: &Path, now: Time) -> String {
     said
 }
 
-/// Removes all but the newest files whose names begin so. Failing to is no harm: the next time tries again.
+/// Removes all but the newest files with this prefix. A failure does no harm: the next call tries again.
 fn keep_newest(folder: &Path, start: &str, count: usize) {
     let mut files = files_of(folder, start);
     let surplus = files.len().saturating_sub(count);
@@ -576,7 +582,7 @@ fn keep_newest(folder: &Path, start: &str, count: usize) {
     }
 }
 
-/// Recordings in a state directory, the oldest first; of one release where one is given.
+/// Recordings in a state directory, the oldest first; only those of `of` if given.
 pub fn recordings(directory: &Path, of: Option<(&Namespace, &ReleaseName)>) -> Vec<PathBuf> {
     let start = of.map_or_else(String::new, |(namespace, release)| {
         format!("{}.v", stem(namespace, release))
@@ -585,10 +591,11 @@ pub fn recordings(directory: &Path, of: Option<(&Namespace, &ReleaseName)>) -> V
     files.into_iter().map(|(_, path)| path).collect()
 }
 
-/// The bytes of the newest recording of a revision in a state directory; `None` where there is none.
+/// The newest recording of a revision in a state directory; `None` if there is none.
 ///
 /// # Errors
-/// When one is there and cannot be read.
+///
+/// When there is one and it cannot be read.
 pub fn recording(
     directory: &Path,
     namespace: &Namespace,
@@ -608,7 +615,7 @@ pub fn recording(
     newest.map_or(Ok(None), |path| read_bounded(path))
 }
 
-/// Files whose names begin so, the one changed longest ago first.
+/// Files with this prefix, the one changed longest ago first.
 fn files_of(folder: &Path, start: &str) -> Vec<(std::time::SystemTime, PathBuf)> {
     let Ok(entries) = fs::read_dir(folder) else {
         return Vec::new();
@@ -625,12 +632,13 @@ fn files_of(folder: &Path, start: &str) -> Vec<(std::time::SystemTime, PathBuf)>
 /// Reads a recording from a file.
 ///
 /// # Errors
-/// When it is none, or cannot be read.
+///
+/// When it is invalid, or cannot be read.
 pub fn read_recording(path: &Path) -> Result<Recording, RecordingError> {
     Recording::read(BufReader::new(File::open(path)?))
 }
 
-/// The file that a watch is written to.
+/// The file of a running recording.
 #[derive(Debug)]
 pub struct RecordingWriter {
     path: PathBuf,
@@ -661,12 +669,13 @@ impl RecordingWriter {
         self.written == 0
     }
 
-    /// Writes lines. They reach the system at once, so they survive the end of this process, but not that of the
+    /// Appends lines. They reach the system at once, so they survive the end of this process, but not that of the
     /// machine.
     ///
     /// # Errors
-    /// When they cannot be written. After that, and beyond the bound of a recording, nothing more is: a recording with
-    /// a hole would be judged wrongly. Also when they would be the first ones and are no head: nobody could read them.
+    ///
+    /// When they cannot be written. After that, and beyond the size limit, nothing more is written: a recording with a
+    /// gap would replay wrongly. Also when the first line is not a head, because such a file could not be read.
     pub fn write(&mut self, lines: &[RecordingLine]) -> io::Result<()> {
         if self.full || lines.is_empty() {
             return Ok(());
@@ -695,9 +704,10 @@ impl RecordingWriter {
         written
     }
 
-    /// What was written so far, after a restart; a half line at the end is cut off.
+    /// Reads back what was written so far, after a restart; an incomplete last line is cut off.
     ///
     /// # Errors
+    ///
     /// When it cannot be read.
     pub fn read_back(&mut self) -> Result<Recording, RecordingError> {
         let bytes = read_bounded(&self.path)?.unwrap_or_default();
@@ -713,7 +723,7 @@ impl RecordingWriter {
     }
 }
 
-/// Reads a file of at most the size that ours can have; `None` where there is none.
+/// Reads a file within our size limit; `None` if there is none.
 fn read_bounded(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let file = match files::open(path) {
         Ok(file) => file,
@@ -761,7 +771,7 @@ fn moved<T: HasTimes>(mut state: T, shift: Option<ClockShift>) -> T {
     state
 }
 
-/// What the files of a release begin with. A namespace has no dot, so the first one divides.
+/// Prefix of a release's files. A namespace has no dot, so the first one separates them.
 fn stem(namespace: &Namespace, release: &ReleaseName) -> String {
     let plain = |text: &str| -> String {
         let keep = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';

@@ -1,4 +1,4 @@
-//! `leadsman analyze FILE`: applies the rule to streams, one JSON object a line.
+//! `leadsman judge FILE`: applies the rule to recorded streams, one JSON object per line.
 
 mod stream;
 

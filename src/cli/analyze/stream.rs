@@ -1,4 +1,4 @@
-//! One stream: how it is written, and what the rule says of it.
+//! One stream: its format, and the verdict of the rule.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The demo's app: one pod, whose behaviour is part of its revision.
+//! The demo's app: one pod, whose revision contains its behaviour.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,5 +1,5 @@
-//! What a cluster does for the demo: pods of the newest revision take the place of the others, one after another, and
-//! a Service hands each connection to a pod that is Ready. It reads the history and writes what its pods do beside it.
+//! The demo's cluster: pods of the newest revision replace the others, one after another, and a Service distributes
+//! connections to Ready pods. It reads the history, and writes the state of its pods beside it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -25,10 +25,10 @@ use crate::release::{ReleasePod, WorkloadState};
 /// How often the cluster looks at what is wanted.
 const ROUND: Duration = Duration::from_millis(100);
 
-/// From the order to stop until a pod is gone: so long it gets no new connections, but answers those it has.
+/// How long a pod terminates: it gets no new connections, but answers those that it has.
 const TERMINATION: Duration = Duration::from_millis(500);
 
-/// So long after the last pod became Ready a rollout counts as stuck; in life it is ten minutes.
+/// Time after the last pod became Ready when a rollout counts as stuck; in Kubernetes it is ten minutes.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Connections of one pod at a time; a demo needs a fraction.

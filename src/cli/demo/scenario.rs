@@ -1,4 +1,4 @@
-//! What is deployed in the demo, and how it must end.
+//! The demo's scenarios: what is deployed, and the expected outcome.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The story: two good revisions, a baseline, a third revision, and what becomes of it.
+//! The story: two good revisions, a baseline, a third revision, and its outcome.
 
 use std::cell::Cell;
 use std::io;

@@ -1,4 +1,4 @@
-//! How long good answers took, before the revision appeared and since, of old pods and of new ones.
+//! Prints latencies from before the revision and since, of old pods and of new ones.
 
 use std::time::Duration;
 

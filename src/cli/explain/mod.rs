@@ -1,4 +1,4 @@
-//! `leadsman explain`: a past verdict, for somebody who has never seen the rule.
+//! `leadsman explain`: explains a past verdict to people who do not know the rule.
 
 mod chart;
 mod latencies;
@@ -112,7 +112,7 @@ fn is_file(what: &str) -> bool {
     what.contains('/') || path.extension().is_some_and(|end| end == "jsonl") || path.is_file()
 }
 
-/// The recording that a daemon has, and where it is; an exit code where there is none to read.
+/// A recording from the daemon and its place; an exit code if there is none.
 fn ask(args: &ExplainArgs, release: &str) -> Result<(String, Vec<u8>), ExitCode> {
     let token = args.token.token().map_err(|error| {
         complain!("leadsman: {error}");

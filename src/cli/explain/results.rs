@@ -1,4 +1,4 @@
-//! What each endpoint answered over time, and which of it was judged.
+//! Prints the results of each endpoint over time, and which of them counted.
 
 use std::collections::BTreeMap;
 

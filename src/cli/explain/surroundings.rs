@@ -1,4 +1,4 @@
-//! What the cluster was like when the verdict fell.
+//! Prints the evidence: the state of the cluster at the verdict.
 
 use crate::core::evidence::EvidenceBundle;
 

@@ -1,4 +1,4 @@
-//! What counts as a good answer, in the http section of a module.
+//! Expectations in the http section of a module.
 
 use http::HeaderName;
 

@@ -1,9 +1,10 @@
-//! `leadsman import-blackbox`: the modules of a blackbox.yml as ours, and a list of what has no counterpart.
+//! `leadsman import-blackbox`: converts the modules of a blackbox.yml to ours, and lists what has no counterpart.
 //!
 //! Invariants:
-//! - what is printed is TOML that our own reader takes;
-//! - nothing is lost in silence: whatever is not imported as it was is in the list, and as a comment above its module;
-//! - a secret that stands in the file is neither printed nor shown in the list.
+//! - the output is TOML that our own reader accepts;
+//! - nothing is lost silently: everything that is not imported unchanged is in the list, and in a comment above its
+//!   module;
+//! - a secret in the file is neither printed nor listed.
 
 mod expect;
 mod http;

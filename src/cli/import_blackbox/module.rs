@@ -1,4 +1,4 @@
-//! One module: what is read of it, what is written for it, and what is left out.
+//! Converts one module, and notes what is left out.
 
 use std::fmt::Display;
 
@@ -143,7 +143,7 @@ impl ImportedModule {
     }
 }
 
-/// A table that is being read; what nobody takes is left out with a word.
+/// A table that is being read; keys that are not taken are listed as left out.
 #[derive(Debug, Default)]
 pub(super) struct YamlSection {
     path: String,
@@ -183,7 +183,7 @@ impl YamlSection {
         (!says_nothing(&value)).then_some(value)
     }
 
-    /// A table below this one; an empty one where there is none.
+    /// A table below this one; empty if there is none.
     pub(super) fn section(&mut self, key: &str, module: &mut ImportedModule) -> Self {
         let path = self.path_of(key);
         let value = self.take(key).unwrap_or(Yaml::Null);
@@ -275,7 +275,7 @@ impl YamlSection {
         }
     }
 
-    /// Notes every key that nobody took.
+    /// Notes every key that was not taken.
     pub(super) fn end(self, module: &mut ImportedModule) {
         for (key, _) in &self.entries {
             module.leave_out(&self.path_of(key), "is not known");

@@ -1,11 +1,11 @@
-//! Durations and sizes as Go's libraries write them.
+//! Durations and sizes in the notation of Go's libraries.
 
 use std::time::Duration;
 
 /// About thirty years.
 const FOREVER: u64 = 1_000_000_000;
 
-/// A duration: "1m30s", "1.5s", "500ms". `None` when it is none, negative, or beyond all use.
+/// A duration: "1m30s", "1.5s", "500ms". `None` if it is invalid, negative, or too large.
 pub(super) fn duration(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);

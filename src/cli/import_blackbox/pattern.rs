@@ -1,8 +1,8 @@
-//! Regular expressions: from Go's notation to ours.
+//! Converts regular expressions from Go's notation to ours.
 //!
-//! The two are nearly one language. Go takes some characters as they are where ours wants them escaped, above all the
-//! `{` of a JSON text, and has `\Q…\E`. Classes as `\d` mean ASCII there and all of Unicode here; that is left as it is,
-//! because it makes no difference to any answer that one writes a pattern for, and would make each pattern unreadable.
+//! The two are nearly one language. Go accepts some characters unescaped that must be escaped here, above all the `{`
+//! of a JSON text, and has `\Q…\E`. Classes such as `\d` mean ASCII there and all of Unicode here. They are left
+//! unchanged, because the difference matters for no realistic answer, and would make each pattern unreadable.
 
 use regex::RegexBuilder;
 

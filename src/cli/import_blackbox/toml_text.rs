@@ -1,4 +1,4 @@
-//! TOML as people write it: one setting on a line.
+//! Writes TOML as people do: one setting on a line.
 
 use std::fmt::Write;
 

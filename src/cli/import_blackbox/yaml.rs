@@ -1,4 +1,4 @@
-//! YAML as a tree, in the order of the file, and within bounds that hostile input cannot pass.
+//! Reads YAML into a tree, in the order of the file, within bounds that hold for hostile input.
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
-//! `leadsman check --online`: tries each probe once, and looks whether those who are told can be reached, so that a wrong
-//! address or secret shows before the daemon starts, and what probes say of a release is what the cluster has.
+//! `leadsman check --online`: tries each probe once, and tests each receiver without sending a message. So a wrong
+//! address or secret shows before the daemon starts, and so does a probe that names what the cluster does not have.
 
 mod pods;
 mod receivers;

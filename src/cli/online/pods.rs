@@ -1,4 +1,4 @@
-//! Whether `pods` of a probe names a workload that the release has.
+//! Checks that `pods` of a probe names a workload of the release.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Those who are told, and those who are asked: whether they can be reached, without telling them anything.
+//! Tests each receiver, and Prometheus, without sending a message.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::config::settings::{
 use crate::notify;
 use crate::platform::http_client::{authorized, cause, client, reveal};
 
-/// The most that one answer may take, whatever the settings allow: somebody waits at a terminal.
+/// Maximum wait for one answer, whatever the settings allow: a person waits at a terminal.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is to be said of one of them: whether it is well, and its line.

@@ -1,4 +1,4 @@
-//! A rollback without a daemon: for the night in which it is the daemon that is broken.
+//! A rollback without a daemon, for the case that the daemon is broken.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;

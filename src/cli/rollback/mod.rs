@@ -1,4 +1,4 @@
-//! `leadsman rollback`: by hand, with the same looks, fence, verification and record as after a verdict.
+//! `leadsman rollback`: orders a rollback, with the same preflight, fence, verification and record as after a verdict.
 
 pub(super) mod direct;
 
@@ -70,7 +70,7 @@ const TIME_OUT: u8 = 124;
 
 const EVERY: Duration = Duration::from_millis(500);
 
-/// While no replica acts, the order waits for so long: one that was killed is followed by another within 16 s.
+/// How long an order waits while no replica leads: one that was killed is replaced within 16 s.
 const TAKEOVER: Duration = Duration::from_secs(20);
 
 pub(super) fn run(args: &RollbackArgs) -> ExitCode {

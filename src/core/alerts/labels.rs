@@ -1,4 +1,4 @@
-//! Labels of an alert as one text, since there may be ten thousand alerts and everybody who tells of one has them.
+//! Labels of an alert as one text. There may be ten thousand alerts, and each receiver holds their labels.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,10 +7,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Labels;
 
-/// Stands behind each name and each value, and in none of them.
+/// Follows each name and each value; occurs in none of them.
 const END: char = '\0';
 
-/// What tells an alert from all others: its labels, by name. A clone is the same text.
+/// The identity of an alert: its labels, by name. Clones share the text.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct LabelSet(Arc<str>);
 

@@ -1,13 +1,13 @@
-//! Alerts: what is wrong now, from the first sign to the news that it is over.
+//! Alerts, from the first sign of a condition to the message that it is over.
 //!
-//! Whoever looks says which [`Condition`]s hold; the [`AlertStore`] makes alerts of them: *pending* until a condition has held
-//! for the patience of its kind, then *firing*, and *resolved* once it has not held for a while. A resolved alert is
-//! told for another [`RETENTION`], because an answer that is lost would leave it burning.
+//! The evaluator reports which [`Condition`]s hold; the [`AlertStore`] turns them into alerts: *pending* until a
+//! condition has held for the waiting time of its kind, then *firing*, and *resolved* once it has not held for a while.
+//! A resolved alert is sent for another [`RETENTION`], because a lost message would leave it firing at the receiver.
 //!
 //! Invariants:
-//! - an alert is its labels: they say what and where, and carry no value that changes while it fires;
-//! - `starts_at` does not change while an alert lives, across restarts too: the book is stored;
-//! - what is not known for the moment changes nothing: such alerts stay as they are.
+//! - an alert is identified by its labels: they say what and where, and contain no value that changes while it fires;
+//! - `starts_at` does not change during the life of an alert, also across restarts: the store is persisted;
+//! - an unknown condition changes nothing: its alert stays as it is.
 
 mod kind;
 mod labels;
@@ -24,10 +24,10 @@ pub use labels::LabelSet;
 
 use crate::core::units::{ClockShift, HasTimes, Time};
 
-/// How long the end of an alert is told (Prometheus does the same).
+/// How long the end of an alert is sent, as in Prometheus.
 pub const RETENTION: Duration = Duration::from_secs(15 * 60);
 
-/// Alerts that live at a time: some for each probe of a large configuration. Further ones are counted and left out.
+/// Maximum number of alerts: some for each probe of a large configuration. Further ones are counted and dropped.
 pub const MAX_ALERTS: usize = 10_000;
 
 /// The longest text of an annotation, in bytes.
@@ -36,21 +36,21 @@ const MAX_TEXT: usize = 2000;
 /// Labels, by name.
 pub type Labels = BTreeMap<String, String>;
 
-/// Something is wrong now.
+/// A condition that holds now.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Condition {
     /// What.
     pub kind: AlertKind,
     /// Where: `namespace`, `release`, `probe` and the like.
     pub place: Labels,
-    /// The particulars, for people.
+    /// The details, for people.
     pub text: String,
-    /// Where on the status page it shows: a fragment, as `release/shop/web`.
+    /// Its place on the status page: a fragment, as `release/shop/web`.
     pub fragment: String,
 }
 
 impl Condition {
-    /// What tells its alert from all others.
+    /// The labels of its alert.
     pub fn labels(&self) -> Labels {
         let mut labels = self.place.clone();
         labels.retain(|_, value| !value.is_empty());
@@ -72,7 +72,7 @@ pub struct Episode {
 }
 
 impl Episode {
-    /// Whether its end is still told.
+    /// Whether its end is still sent.
     fn is_told(self, now: Time) -> bool {
         now.since(self.at) < RETENTION
     }
@@ -85,24 +85,24 @@ impl HasTimes for Episode {
     }
 }
 
-/// Where an alert stands.
+/// State of an alert.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AlertState {
-    /// The condition holds, and may pass by itself.
+    /// The condition holds, but may pass by itself.
     Pending {
         /// Since when.
         since: Time,
-        /// The episode before this one, while people are told that it is over.
+        /// The previous episode, while its end is still sent.
         #[serde(default)]
         before: Option<Episode>,
     },
-    /// People are told.
+    /// The alert fires.
     Firing {
         /// Since when.
         since: Time,
     },
-    /// People are told that it is over.
+    /// The alert has ended, and its end is sent.
     Resolved(Episode),
 }
 
@@ -111,11 +111,11 @@ pub enum AlertState {
 pub struct Alert {
     /// What it is.
     pub kind: AlertKind,
-    /// What tells it from others.
+    /// Its identity.
     pub labels: LabelSet,
-    /// The particulars, for people: the newest.
+    /// The newest details, for people.
     pub text: Arc<str>,
-    /// Where on the status page it shows.
+    /// Its place on the status page.
     pub fragment: Arc<str>,
     /// Where it stands.
     pub state: AlertState,
@@ -124,13 +124,13 @@ pub struct Alert {
 }
 
 impl Alert {
-    /// Whether people are to be told that it fires.
+    /// Whether it fires.
     pub const fn is_firing(&self) -> bool {
         matches!(self.state, AlertState::Firing { .. })
     }
 
-    /// When it began to fire, and, if so, when it ended; `None` while nobody is told. Of one that is pending it is the
-    /// episode before.
+    /// When it began to fire, and, if so, when it ended; `None` while nothing is sent. For a pending alert, the
+    /// previous episode.
     pub fn span(&self) -> Option<(Time, Option<Time>)> {
         match self.state {
             AlertState::Firing { since } => Some((since, None)),
@@ -143,33 +143,33 @@ impl Alert {
     }
 }
 
-/// All alerts that live.
+/// All current alerts.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct AlertStore {
     alerts: Vec<Alert>,
-    /// Where each of them is; empty before the first look.
+    /// Index of each alert; empty before the first evaluation.
     #[serde(skip)]
     places: HashMap<LabelSet, usize>,
-    /// Counts changes of anything that is shown.
+    /// Counts visible changes.
     #[serde(skip)]
     version: u64,
-    /// Conditions that found no room at the last look.
+    /// Conditions that found no room in the last evaluation.
     #[serde(skip)]
     pub left_out: u64,
 }
 
 impl AlertStore {
-    /// Those that live, in no order that matters.
+    /// All alerts, in no particular order.
     pub fn alerts(&self) -> &[Alert] {
         &self.alerts
     }
 
-    /// Another number whenever anything has changed that is shown of them.
+    /// A number that changes with every visible change.
     pub const fn version(&self) -> u64 {
         self.version
     }
 
-    /// Takes what holds now, all at once; see [`AlertEvaluation`].
+    /// Evaluates all conditions at once; see [`AlertEvaluation`].
     pub fn observe(
         &mut self,
         conditions: impl IntoIterator<Item = Condition>,
@@ -183,7 +183,7 @@ impl AlertStore {
         look.end(is_known)
     }
 
-    /// Begins to look what holds now.
+    /// Starts an evaluation.
     pub fn look(&mut self, now: Time) -> AlertEvaluation<'_> {
         if self.places.len() != self.alerts.len() {
             self.find_places();
@@ -204,10 +204,11 @@ impl AlertStore {
             .collect();
     }
 
-    /// What was read from a store, if it keeps the bounds. Nobody looked while it lay there, so that an alert has not been
-    /// over for any part of that time.
+    /// Checks a stored state. While it was stored nothing was evaluated, so that time does not count towards the end of
+    /// an alert.
     ///
     /// # Errors
+    ///
     /// With what is wrong.
     pub fn bounded(mut self, now: Time) -> Result<Self, String> {
         if self.alerts.len() > MAX_ALERTS {
@@ -251,10 +252,10 @@ impl HasTimes for AlertStore {
     }
 }
 
-/// A look at what holds now: each condition by itself, since all of them together may be large.
+/// An evaluation of all conditions, one by one, since all of them together may be large.
 pub struct AlertEvaluation<'a> {
     alert_store: &'a mut AlertStore,
-    /// Which alerts' conditions hold, by their places.
+    /// Which alerts' conditions hold, by index.
     hold: Vec<bool>,
     changed: bool,
     left_out: u64,
@@ -262,7 +263,7 @@ pub struct AlertEvaluation<'a> {
 }
 
 impl AlertEvaluation<'_> {
-    /// This holds.
+    /// Reports a condition that holds.
     pub fn holds(&mut self, condition: Condition) {
         let labels = LabelSet::from(&condition.labels());
         let text = bounded(condition.text);
@@ -311,8 +312,8 @@ impl AlertEvaluation<'_> {
         self.alert_store.version += 1;
     }
 
-    /// That was all. `is_known` says of the labels of an alert whose condition does not hold whether that is known.
-    /// Returns whether anything changed that people are told of.
+    /// Ends the evaluation. `is_known` says for an alert whose condition does not hold whether that is known. Returns
+    /// whether anything changed that is sent.
     pub fn end(self, is_known: impl Fn(&LabelSet) -> bool) -> bool {
         let Self {
             alert_store,
@@ -361,7 +362,7 @@ impl AlertEvaluation<'_> {
 }
 
 impl Alert {
-    /// Its condition holds: it fires when its time has come. Returns whether that is news.
+    /// Its condition holds: it fires when its waiting time is over. Returns whether that is new.
     fn holds(&mut self, now: Time) -> bool {
         let (since, before) = match self.state {
             AlertState::Firing { .. } => return false,

@@ -1,7 +1,7 @@
-//! The time after a healthy verdict: an hour at the probes' own pace, for what needs load or time to show.
+//! The bake after a passed analysis: an hour at the probes' own interval, for what needs load or time to show.
 //!
 //! A CUSUM of clipped likelihood ratios (Shiryaev-Roberts) against a generous rate: it forgets what is over, and finds
-//! what stays. A revision is known to be good only after it.
+//! what stays. Only after it a revision is known to be good.
 
 use serde::{Deserialize, Serialize};
 
@@ -34,7 +34,7 @@ pub struct Bake {
     counts: Vec<bool>,
     scheduled: u64,
     usable: u64,
-    /// Ticks in which nobody looked.
+    /// Ticks that were missed.
     #[serde(default)]
     missed: u32,
     max_mean: f64,
@@ -50,7 +50,7 @@ pub struct BakeAlarm {
     pub tick: u32,
     /// Seconds after the revision appeared.
     pub t: f64,
-    /// The evidence, where it was that.
+    /// The evidence, if it raised the alarm.
     pub e: Option<f64>,
     /// The numbers in words.
     pub text: String,
@@ -62,7 +62,7 @@ pub struct BakeAlarm {
 pub enum BakeEnd {
     /// It has not ended.
     Baking,
-    /// Nothing spoke against the revision: it is known to be good.
+    /// No alarm: the revision is known to be good.
     Good,
     /// Too few results were usable.
     Coverage,
@@ -101,8 +101,8 @@ impl Bake {
         }
     }
 
-    /// A tick in which nobody looked, as while Leadsman did not run. It brings no results, and a bake that was not looked at
-    /// for long says nothing.
+    /// A missed tick, for example while Leadsman did not run. It brings no results; a bake with many missed ticks is
+    /// inconclusive.
     pub fn miss(&mut self) {
         if self.alarm.is_some() || self.is_over() {
             return;
@@ -112,7 +112,7 @@ impl Bake {
         self.tick(&none, &[], |_| 0);
     }
 
-    /// One tick: a mark for each endpoint, in their order, and the states of the revision's pods that changed.
+    /// One tick: an outcome for each endpoint, in their order, and the states of the revision's pods that changed.
     /// `normal_restarts` is what is normal for a pod. `Some` in the tick of an alarm.
     pub fn tick(
         &mut self,
@@ -203,7 +203,7 @@ impl Bake {
         })
     }
 
-    /// The evidence with the open block as it stands.
+    /// The evidence, including the open block.
     fn mean(&self) -> f64 {
         let terms = self.sums.iter().enumerate().map(|(j, sum)| {
             (sum + 1.0) * factor(&self.rule, self.gain[j], j, self.failed, self.total)
@@ -211,12 +211,12 @@ impl Bake {
         terms.sum::<f64>() / GRID as f64
     }
 
-    /// The evidence as it stands.
+    /// The current evidence.
     pub fn evidence(&self) -> f64 {
         self.mean().min(1e300)
     }
 
-    /// The evidence at which an alarm may fall.
+    /// The evidence at which an alarm may be raised.
     pub const fn threshold(&self) -> f64 {
         self.rule.bake_threshold
     }
@@ -256,17 +256,17 @@ impl Bake {
         self.from_s + f64::from(self.next_tick.saturating_sub(1)) * self.tick_s
     }
 
-    /// Seconds after the revision appeared up to which the bake has come.
+    /// Seconds after the revision appeared that the bake has reached.
     pub fn elapsed_s(&self) -> f64 {
         self.from_s + f64::from(self.next_tick) * self.tick_s
     }
 
-    /// Whether the bake's time is up.
+    /// Whether the bake has ended.
     pub fn is_over(&self) -> bool {
         self.elapsed_s() >= self.rule.bake_s - 1e-9
     }
 
-    /// How it stands.
+    /// The current or final result.
     pub fn end(&self) -> BakeEnd {
         if self.alarm.is_some() {
             return BakeEnd::Alarm;
@@ -284,12 +284,12 @@ impl Bake {
         }
     }
 
-    /// What it has found.
+    /// The alarm, if there was one.
     pub const fn alarm(&self) -> Option<&BakeAlarm> {
         self.alarm.as_ref()
     }
 
-    /// Whether a state that was read from outside can be worked with.
+    /// Whether a stored state is valid.
     pub fn is_sound(&self) -> bool {
         let numbers = self.sums.iter().chain(&self.gain);
         self.rule.check().is_ok()
@@ -301,7 +301,7 @@ impl Bake {
     }
 }
 
-/// `f_j`: what a block multiplies a bet by, clipped.
+/// `f_j`: the clipped factor by which a block multiplies a bet.
 fn factor(rule: &Rule, gain: f64, j: usize, failed: u32, total: u32) -> f64 {
     let miss = (-rule.grid[j]).ln_1p();
     let ln = f64::from(failed) * gain + f64::from(total - failed) * miss;

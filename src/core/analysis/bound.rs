@@ -1,12 +1,13 @@
 //! The upper bound of a failure rate, from counts.
 
-/// Halvings of the bisection; exactly so many, so that every implementation gets the same digits.
+/// Steps of the bisection; a fixed number, so that every implementation gets the same digits.
 const HALVINGS: u32 = 50;
 
-/// `U(k0, n0)`: the largest rate that `failed` of `total` results leave believable, with error probability `conf`.
+/// `U(k0, n0)`: the largest rate that is still plausible after `failed` of `total` results, with error probability
+/// `conf`.
 ///
-/// The Chernoff bound of a binomial proportion: the largest `u` in `[k/n, 1]` with `n · kl(k/n, u) ≤ ln(1/conf)`,
-/// where `kl` is the Kullback-Leibler divergence of two coins. Without results every rate is believable: 1.
+/// The Chernoff bound of a binomial proportion: the largest `u` in `[k/n, 1]` with `n · kl(k/n, u) ≤ ln(1/conf)`, where
+/// `kl` is the Kullback-Leibler divergence of two coins. Without results every rate is plausible: 1.
 pub fn upper_bound(failed: f64, total: f64, conf: f64) -> f64 {
     if total <= 0.0 {
         return 1.0;

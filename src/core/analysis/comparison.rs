@@ -1,4 +1,4 @@
-//! Strata with their control, and path C over them: once for failures, and again for slow answers.
+//! Strata with their control group, and path C over them: once for failures, and again for slow answers.
 
 use std::sync::Arc;
 
@@ -14,14 +14,14 @@ use super::rule::{AGES, Rule};
 use super::stratum::{BeforeCounts, ControlCounts, Stratum, StratumSetup};
 use super::warm_up::{AgeCounts, LearnedRollouts, PHASES, RolloutProgress, default_of_age, limit};
 
-/// Why an endpoint does not count at the moment.
+/// Why an endpoint is excluded at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Exclusion {
     /// It failed when the revision appeared.
     FailedAtStart,
     /// It fails for old pods as well.
     ControlLost,
-    /// Something that it needs fails.
+    /// A dependency of it fails.
     Dependency,
 }
 
@@ -42,10 +42,10 @@ pub(super) struct ComparedEndpoint {
     recovering: u32,
     pub(super) stratum: Stratum,
     pub(super) learned: [AgeCounts; PHASES],
-    /// This tick's mark, after everything that makes it unknown.
+    /// The outcome of this tick, after everything that makes it unknown.
     #[serde(alias = "mark")]
     pub(super) outcome: TickOutcome,
-    /// Whether it does not count in this tick: excluded, the tick that ends it included.
+    /// Whether it is excluded in this tick, including the tick that ends the exclusion.
     pub(super) excluded_now: bool,
 }
 
@@ -56,7 +56,7 @@ struct NewPodCounts {
     learned: [AgeCounts; AGES],
 }
 
-/// The place of a stratum.
+/// Identifies a stratum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StratumKind {
     Pool,
@@ -77,7 +77,7 @@ pub(super) struct RisingStratum {
     pub(super) slow_blocks: bool,
 }
 
-/// Counts of a tick, for what a kept rollout teaches.
+/// Counts of a tick, from which later rollouts learn.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct TickCounts {
     pub(super) pool: (u16, u16),
@@ -97,11 +97,11 @@ pub(super) struct Comparison {
     new_pods: Option<NewPodCounts>,
     /// The e-value after the last tick in which it was evaluated, as a logarithm.
     pub(super) ln_e: f64,
-    /// The largest so far, the place of its largest stratum, and its tick.
+    /// The largest so far: its value, its largest stratum, and its tick.
     pub(super) strongest: Option<(f64, u16, u32)>,
 }
 
-/// What an instance is made from.
+/// The inputs of an instance.
 pub(super) struct ComparisonInput<'a> {
     pub(super) subject: ComparisonSubject,
     pub(super) baseline: &'a [AgeCounts],
@@ -185,8 +185,8 @@ impl Comparison {
         }
     }
 
-    /// Takes this tick's marks (already in the endpoints) and what pods answered: follows the control, excludes and
-    /// readmits endpoints, and adds the counts to the strata. Returns path D's finding as well.
+    /// Takes this tick's outcomes (already in the endpoints) and the results of pods: follows the control group,
+    /// excludes and readmits endpoints, and adds the counts to the strata. Also returns the regression of path D.
     pub(super) fn take(
         &mut self,
         now: u32,
@@ -225,7 +225,7 @@ impl Comparison {
         (down, TickCounts { pool, pods })
     }
 
-    /// A lost control makes a failure unknown, and excludes the endpoint when it lasts.
+    /// Without a healthy control group a failure is unknown; if that lasts, the endpoint is excluded.
     fn follow_control(&mut self) {
         let Some(NewPodCounts { direct, .. }) = &self.new_pods else {
             return;
@@ -274,7 +274,7 @@ impl Comparison {
         }
     }
 
-    /// What old pods say of a stratum.
+    /// Counts of old pods for a stratum.
     pub(super) fn control(&self, kind: StratumKind) -> Option<ControlCounts> {
         match kind {
             StratumKind::Endpoint(at) => self.endpoints[at].stratum.control(&self.rule),
@@ -315,7 +315,7 @@ impl Comparison {
         new_pods.stratum.add_classes(now, counts);
     }
 
-    /// Adds this tick's marks to the strata, and what old pods answered to what is tolerated next.
+    /// Adds this tick's outcomes to the strata, and old pods' results to what is tolerated next.
     fn count_endpoints(
         &mut self,
         now: u32,
@@ -407,8 +407,8 @@ impl Comparison {
         (sum, largest.1)
     }
 
-    /// Whether the sum may reach its threshold at all: the weights sum up to 1, so it is not above the largest of the
-    /// strata, and that has a cheap bound. Not for requests.
+    /// Whether the sum can reach its threshold at all: the weights sum up to 1, so it is at most the largest of the
+    /// strata, which has a cheap bound. Not for requests.
     fn can_reach<'a>(
         &'a self,
         alpha: f64,
@@ -420,7 +420,7 @@ impl Comparison {
             .any(|evidence| evidence.can_reach(&self.rule, &self.misses, needed))
     }
 
-    /// The sum of the long blocks, where it may reach its threshold.
+    /// The sum of the long blocks, if it can reach its threshold.
     fn slow_sum(&self) -> Option<f64> {
         self.pool.slow.as_ref()?;
         if !self.can_reach(self.rule.alpha_slow, |stratum| stratum.slow.as_deref()) {
@@ -510,7 +510,7 @@ impl Comparison {
         }
     }
 
-    /// The stratum of a place; requests are no such stratum and give the pool.
+    /// A stratum; requests are kept elsewhere and give the pool.
     pub(super) fn stratum(&self, kind: StratumKind) -> &Stratum {
         match (kind, &self.new_pods) {
             (StratumKind::Endpoint(at), _) => &self.endpoints[at].stratum,
@@ -551,7 +551,7 @@ impl Comparison {
         }
     }
 
-    /// What pods answer of each endpoint, where they are asked.
+    /// Results of pods by endpoint, if pods are probed directly.
     pub(super) fn direct(&self) -> Option<&DirectResults> {
         self.new_pods.as_ref().map(|new_pods| &new_pods.direct)
     }
@@ -603,7 +603,7 @@ impl ComparedEndpoint {
         self.failed_at_start && self.excluded != Some(Exclusion::FailedAtStart)
     }
 
-    /// Excludes it, unless it is excluded already.
+    /// Excludes it, unless it is already excluded.
     pub(super) fn exclude(&mut self, why: Exclusion) {
         if self.excluded.is_none() {
             self.excluded = Some(why);
@@ -612,7 +612,7 @@ impl ComparedEndpoint {
     }
 }
 
-/// Which share of the evidence each stratum carries; they sum up to 1.
+/// The share of the evidence of each stratum; they sum up to 1.
 struct StrataWeights {
     pool: f64,
     endpoint: f64,

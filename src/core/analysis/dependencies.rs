@@ -1,4 +1,4 @@
-//! Things that belong to no release and that endpoints need: a database, a cache, somebody else's API.
+//! Dependencies: what endpoints need and no release owns, such as a database, a cache or a foreign API.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +20,7 @@ pub(crate) struct Dependency {
 }
 
 impl Dependency {
-    /// One that is not known to fail.
+    /// A dependency that is not known to fail.
     pub(crate) fn new(name: &str) -> Self {
         Self {
             name: name.into(),
@@ -37,7 +37,7 @@ impl Dependency {
         self.failing
     }
 
-    /// Takes a result; one that is unknown says nothing.
+    /// Takes an outcome; an unknown one changes nothing.
     pub(crate) fn take(&mut self, rule: &Rule, outcome: TickOutcome) {
         let failed = match outcome {
             TickOutcome::Success => false,

@@ -1,4 +1,4 @@
-//! Slow answers: the same comparison as for failures, on answers that took much longer than before.
+//! Slow answers: the comparison of failures, applied to answers that took much longer than before.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::{AnalysisStart, PodSide, TickOutcome};
 /// Buckets of a histogram.
 pub const BUCKETS: usize = 864;
 
-/// The longest latency that is told apart, in microseconds.
+/// Longest latency with a bucket of its own, in microseconds.
 const MAX_US: u32 = i32::MAX as u32;
 
 /// The histogram of one endpoint's good answers before: (bucket, answers), in order.
@@ -45,10 +45,10 @@ pub fn quantile(histogram: &BaselineHistogram, quantile: f64) -> Option<u32> {
     found.map(|(bucket, _)| edge(*bucket))
 }
 
-/// What an endpoint's answers are measured by.
+/// The limit above which an endpoint's answers are slow.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct LatencyBaseline {
-    /// Answers above this many microseconds are slow; `None` where too little was measured.
+    /// In microseconds; `None` if too little was measured.
     slow_above_us: Option<f64>,
 }
 
@@ -61,7 +61,7 @@ pub(super) struct LatencyComparison {
 }
 
 impl LatencyComparison {
-    /// `None` where no endpoint has enough latencies before.
+    /// `None` if no endpoint has enough latencies from before.
     pub(super) fn new(rule: &Rule, start: &AnalysisStart, factor: f64) -> Option<Self> {
         let mut baseline = Vec::with_capacity(start.endpoints.len());
         let mut yardsticks = Vec::with_capacity(start.endpoints.len());
@@ -106,8 +106,8 @@ impl LatencyComparison {
             })
     }
 
-    /// One tick. `service` gives the latency of an endpoint's good answer through the Service, where it counts;
-    /// `pods` what a pod's answer is evidence of.
+    /// One tick. `service` gives the latency of an endpoint's success through the Service, if it counts; `pods` the
+    /// outcome that a pod's result counts as.
     pub(super) fn take(
         &mut self,
         now: u32,

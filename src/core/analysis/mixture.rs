@@ -1,20 +1,20 @@
-//! The evidence in one stream of counts: a mixture e-process.
+//! Evidence from one stream of counts: a mixture e-process.
 //!
-//! A bet is placed at the start of every block (mostly at the first one, and at the first one whose tolerated rate is
-//! sure) on each of a few failure rates above the tolerated one. Each block multiplies a bet by the likelihood ratio
-//! of its counts, clipped so that no single burst can win. Under any rate up to the tolerated one the expected value
-//! never exceeds 1, so it reaches 100 with a probability of at most 1 %, however often one looks.
+//! At the start of every block a bet is placed on each of a few failure rates above the tolerated one (mostly at the
+//! first block, and at the first one whose tolerated rate is certain). Each block multiplies a bet by the likelihood
+//! ratio of its counts, clipped so that no single burst can win. Under any rate up to the tolerated one the expected
+//! value never exceeds 1, so it reaches 100 with a probability of at most 1 %, however often one looks.
 //!
-//! Sums are kept as logarithms: a long analysis at a large clip would leave the range of a double.
+//! Sums are kept as logarithms: a long analysis with a large clip would leave the range of a double.
 
 use serde::{Deserialize, Serialize};
 
 use super::rule::{GRID, Rule, whole};
 
-/// The logarithm of nothing, finite so that it survives JSON.
+/// The logarithm of 0, finite so that it survives JSON.
 pub(super) const LN_ZERO: f64 = -1e300;
 
-/// Counts of the open block that are tolerated the same rate.
+/// Counts of the open block that share one tolerated rate.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 struct RateClass {
     failed: f64,
@@ -94,7 +94,7 @@ impl Mixture {
         self.open.is_none_or(|open| index > open).then_some(index)
     }
 
-    /// When a block begins, in seconds.
+    /// The block of time `t`, unless it is the open one. A time that goes back stays in the open block.
     pub(super) fn begin_of(&self, index: u32) -> f64 {
         f64::from(index) * self.block_s
     }
@@ -184,7 +184,7 @@ impl Mixture {
         ln_sum(&terms)
     }
 
-    /// Whether the same may reach `needed`; no mean is above its largest term, so that this is cheap.
+    /// A cheap upper bound of that: no mean is above its largest term.
     pub(super) fn can_reach(&self, rule: &Rule, misses: &NonFailure, needed: f64) -> bool {
         // What is kept is at most 1; together with the mean of the bets it is at most twice the larger of the two. With
         // room for what the weights of the strata are off from 1 by rounding.
@@ -199,7 +199,7 @@ impl Mixture {
         self.stake[j] + self.ln_factor(rule, misses, j).min(self.ln_clip)
     }
 
-    /// The rate that the open block tolerates of its last class.
+    /// The rate that the open block tolerates for its last class.
     pub(super) fn tolerated(&self) -> Option<f64> {
         self.open?;
         self.classes.last().map(|class| class.tolerated)

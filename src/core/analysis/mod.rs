@@ -1,15 +1,16 @@
-//! The verdict on a revision: tick by tick, with the evidence.
+//! The analysis of a revision: tick by tick to a verdict, with the evidence.
 //!
-//! These paths reject, in this order: pods that crash in a loop or cannot start (A), workloads that do not become
-//! Ready (E), endpoints that are down without a break (B), new pods that are down while old ones answer (D), an error
-//! rate that rose (C), shown by an e-value that no burst and no amount of looking can push to its threshold by chance,
-//! and, where the user wants it, the same of slow answers.
+//! These paths reject, in this order: pods that crash in a loop or cannot start (A); workloads that do not become Ready
+//! (E); endpoints that are down without a break (B); new pods that are down while old ones answer (D); an error rate
+//! that rose (C), shown by an e-value that no burst and no number of looks can push to its threshold by chance; and, if
+//! configured, the same for slow answers.
 //!
 //! Invariants:
-//! - unknown is no evidence: it neither rejects nor passes;
-//! - the state has a fixed size, a tick allocates nothing, and it can be saved and restored between any two ticks;
+//! - unknown is not evidence: it neither rejects nor passes;
+//! - the state has a fixed size, a tick allocates nothing, and the state can be saved and restored between any two
+//!   ticks;
 //! - time is counted in ticks from the revision's appearance, so a clock that jumps changes nothing;
-//! - once a verdict of rollback has fallen, further ticks change nothing.
+//! - after a verdict to roll back, further ticks change nothing.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -61,23 +62,23 @@ pub const MAX_ENDPOINTS: usize = 1000;
 /// The most dependencies that the endpoints of one release need.
 pub const MAX_DEPENDENCIES: usize = 64;
 
-/// What a probe result says to the judgement.
+/// What a probe result means for the analysis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum TickOutcome {
-    /// `.`: the answer was good.
+    /// `.`: a success.
     #[serde(rename = ".")]
     Success,
-    /// `x`: it was not.
+    /// `x`: a failure.
     #[serde(rename = "x")]
     Failure,
     /// `-`: no evidence either way.
     #[default]
     #[serde(rename = "-")]
     Unknown,
-    /// `_`: the endpoint was not to be asked in this tick.
+    /// `_`: the endpoint was not due in this tick.
     #[serde(rename = "_")]
     NotDue,
-    /// `l`: a rate limit answered, because the judgement asks more often than the probe would.
+    /// `l`: a rate limit answered, because the analysis probes more often than configured.
     #[serde(rename = "l")]
     Limited,
     /// `r`: no name server answered.
@@ -86,7 +87,7 @@ pub enum TickOutcome {
 }
 
 impl TickOutcome {
-    /// The character of a mark in streams and recordings.
+    /// The character of an outcome in streams and recordings.
     pub const fn letter(self) -> char {
         match self {
             Self::Success => '.',
@@ -98,7 +99,7 @@ impl TickOutcome {
         }
     }
 
-    /// The mark of a character; `None` for any other.
+    /// The outcome of a character; `None` for any other.
     pub const fn of(letter: char) -> Option<Self> {
         match letter {
             '.' => Some(Self::Success),
@@ -111,12 +112,12 @@ impl TickOutcome {
         }
     }
 
-    /// Whether it is evidence, once everything that makes it unknown is taken off.
+    /// Whether it is evidence, after everything that makes it unknown.
     pub(crate) const fn is_result(self) -> bool {
         matches!(self, Self::Success | Self::Failure)
     }
 
-    /// Failures and results: (0, 1), (1, 1), or (0, 0) for what is no evidence.
+    /// Failures and results: (0, 1), (1, 1), or (0, 0) without evidence.
     pub(crate) const fn counts(self) -> (u16, u16) {
         match self {
             Self::Success => (0, 1),
@@ -131,35 +132,35 @@ impl TickOutcome {
 pub struct AnalysisStart {
     /// The endpoints' names, 1 to [`MAX_ENDPOINTS`].
     pub endpoints: Vec<Box<str>>,
-    /// Failures and results of each in the hour before, unknown ones left out; (0, 0) without a baseline.
+    /// Failures and results of each in the hour before, without unknown ones; (0, 0) without a baseline.
     pub baseline: Vec<(u64, u64)>,
-    /// Whether each endpoint's last three results before had all failed.
+    /// Whether each endpoint's last three results before were all failures.
     pub failing_at_start: Vec<bool>,
-    /// Without workloads: seconds until the rollout was complete; `None` where nobody can see it.
+    /// Without workloads: seconds until the rollout was complete; `None` if the cluster does not show it.
     #[serde(rename = "settled_at")]
     pub complete_at: Option<f64>,
     /// Without workloads: the strategy stops the old pods before it starts new ones.
     pub expected_downtime: bool,
-    /// Whether pods are asked directly as well.
+    /// Whether pods are probed directly as well.
     pub direct: bool,
-    /// Counts of users' requests, where they are to be had.
+    /// Counts of users' requests, if available.
     pub requests: Option<RequestsBefore>,
-    /// The workloads of the release; `None` where nobody can see its rollout.
+    /// The workloads of the release; `None` if the cluster does not show its rollout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workloads: Option<Vec<AnalyzedWorkload>>,
-    /// What the last kept rollouts taught.
+    /// What the last passed rollouts taught.
     #[serde(default)]
     pub learned: LearnedRollouts,
-    /// The endpoints' own intervals in seconds; empty where they are not known.
+    /// The endpoints' own intervals in seconds; empty if unknown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steady_s: Vec<f64>,
     /// Names of the dependencies, at most [`MAX_DEPENDENCIES`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dependencies: Vec<Box<str>>,
-    /// For each endpoint the places of the dependencies that it needs; empty where none needs any.
+    /// For each endpoint the indices of its dependencies; empty if no endpoint has any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub needs: Vec<Vec<u16>>,
-    /// The latencies of each endpoint's good answers in the hour before; empty where they are not known.
+    /// Latencies of each endpoint's successes in the hour before; empty if unknown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub latency: Vec<BaselineHistogram>,
 }
@@ -178,19 +179,19 @@ pub struct RequestsBefore {
 /// Everything that became known in one tick.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tick<'a> {
-    /// One mark for each endpoint, asked through the Service.
+    /// One outcome for each endpoint, probed through the Service.
     pub outcomes: &'a [TickOutcome],
-    /// What pods answered that were asked directly; the daemon asks [`MAX_ASKED`] of each side at most.
+    /// Results of pods that were probed directly; the daemon probes at most [`MAX_ASKED`] on each side.
     pub direct: &'a [PodTick<'a>],
     /// States of new pods that are new since the tick before.
     pub pods: &'a [PodState],
     /// Scrapes that came in since the tick before.
     pub scrapes: &'a [RequestScrape],
-    /// What became known of the rollout since the tick before, in order of time.
+    /// Changes of the rollout since the tick before, in order of time.
     pub rollout: &'a [WorkloadEvent],
-    /// One mark for each dependency.
+    /// One outcome for each dependency.
     pub dependencies: &'a [TickOutcome],
-    /// Latencies of good answers through the Service in microseconds, one for each endpoint.
+    /// Latencies of successes through the Service in microseconds, one for each endpoint.
     pub latency_us: &'a [Option<u32>],
 }
 
@@ -204,7 +205,7 @@ pub enum WorkloadDiff {
     Config,
 }
 
-/// The state of one pod of the new revision; each replaces the pod's former one.
+/// The state of one pod of the new revision; it replaces the pod's former one.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PodState {
     /// Its name.
@@ -216,16 +217,16 @@ pub struct PodState {
     pub crash_loop_back_off: bool,
     /// Whether an old pod of the same workload does the same, or has since the revision appeared.
     pub old_too: bool,
-    /// Whether it is the state of a container that the chart does not know, as a sidecar that was injected.
+    /// Whether it is about a container outside the chart, such as an injected sidecar.
     #[serde(default, skip_serializing_if = "is_false")]
     pub injected: bool,
     /// Why it cannot start at the moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stuck: Option<StuckReason>,
-    /// Its workload, as `Deployment web`; empty where that is not known.
+    /// Its workload, as `Deployment web`; empty if unknown.
     #[serde(default, skip_serializing_if = "str::is_empty")]
     pub workload: Box<str>,
-    /// Its container that is in trouble; empty where that is not known.
+    /// Its container that is in trouble; empty if unknown.
     #[serde(default, skip_serializing_if = "str::is_empty")]
     pub container: Box<str>,
 }
@@ -244,7 +245,7 @@ const fn is_false(value: &bool) -> bool {
 pub enum StuckReason {
     /// An image of it cannot be pulled.
     Image,
-    /// A container of it cannot be created, as where a Secret that it needs is missing.
+    /// A container of it cannot be created, for example because a Secret is missing.
     Container,
 }
 

@@ -1,20 +1,20 @@
-//! Why a verdict fell: numbers, and the sentence that a person reads.
+//! The verdict and its reason: numbers, and the sentence for people.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The judgement on a revision.
+/// The verdict on a revision.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Verdict {
-    /// The watch is over and nothing spoke against the revision.
+    /// The analysis is over, and the revision passed.
     Healthy,
-    /// The watch is not over.
+    /// The analysis is not over.
     #[serde(rename = "Watching")]
     Analyzing,
     /// The revision made things worse.
     Rollback(Regression),
-    /// Nothing can be said.
+    /// No statement is possible.
     Inconclusive(InconclusiveReason),
 }
 
@@ -29,7 +29,7 @@ impl Verdict {
         }
     }
 
-    /// The reason, as `error_rate:db`; empty where there is none.
+    /// The reason, as `error_rate:db`; empty if there is none.
     pub fn reason(&self) -> String {
         match self {
             Self::Healthy | Self::Analyzing => String::new(),
@@ -39,7 +39,7 @@ impl Verdict {
     }
 }
 
-/// Why nothing can be said about a revision.
+/// Why no statement about a revision is possible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InconclusiveReason {
@@ -47,7 +47,7 @@ pub enum InconclusiveReason {
     BaselineBad,
     /// Too few results were usable.
     Coverage,
-    /// The rollout was known not to be complete, or no new pod was met.
+    /// The rollout was known to be incomplete, or no new pod was met.
     NotRolledOut,
 }
 
@@ -62,7 +62,7 @@ impl InconclusiveReason {
     }
 }
 
-/// What rejected a revision.
+/// Why a revision was rejected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RegressionReason {
@@ -80,7 +80,7 @@ pub enum RegressionReason {
     PodsDown(Box<str>),
     /// Path C.
     ErrorRate(StratumName),
-    /// Path C over slow answers, where the user lets them reject.
+    /// Path C over slow answers, if they may reject.
     Latency(StratumName),
 }
 
@@ -124,27 +124,27 @@ impl fmt::Display for StratumName {
     }
 }
 
-/// Why a verdict of rollback fell, with every number that it rests on.
+/// A rejected revision: the reason, with every number behind it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Regression {
-    /// What rejected.
+    /// The reason.
     pub reason: RegressionReason,
-    /// The tick in which it did, counted from 0.
+    /// The tick of the verdict, counted from 0.
     pub tick: u32,
     /// Seconds since the revision appeared.
     pub t: f64,
-    /// The e-value, where one rejected.
+    /// The e-value, if it decided.
     pub e: Option<f64>,
     /// The numbers in words.
     pub text: String,
-    /// What would have had to differ for the revision to be kept.
+    /// What would have had to differ for the revision to pass.
     pub otherwise: String,
 }
 
-/// That answers are slower than before: a notice, no verdict.
+/// Answers are slower than before: a notice, not a verdict.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SlowerAnswers {
-    /// The tick in which it was shown.
+    /// The tick in which it became evident.
     pub tick: u32,
     /// Seconds since the revision appeared.
     pub t: f64,
@@ -156,14 +156,14 @@ pub struct SlowerAnswers {
     pub text: String,
 }
 
-/// The numbers of one stratum at the moment.
+/// Current numbers of one stratum.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StratumReport {
     /// Its name.
     pub name: StratumName,
-    /// Failures in the span of the estimate.
+    /// Failures within the span of the estimate.
     pub failed: u64,
-    /// Outcomes in it.
+    /// Outcomes within it.
     pub total: u64,
     /// Failures before.
     pub before_failed: u64,
@@ -179,7 +179,7 @@ pub struct StratumReport {
     pub clipped_blocks: u32,
 }
 
-/// The strongest evidence of a watch so far.
+/// The strongest evidence of an analysis so far.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StrongestEvidence {
     /// The largest e-value.
@@ -190,7 +190,7 @@ pub struct StrongestEvidence {
     pub t: f64,
 }
 
-/// The numbers of path C, to be put into words.
+/// The numbers of path C, for its sentence.
 pub(super) struct RiseNumbers<'a> {
     pub(super) stratum: &'a StratumName,
     /// `errors`, or `slow answers`.
@@ -200,12 +200,12 @@ pub(super) struct RiseNumbers<'a> {
     pub(super) span_s: f64,
     pub(super) before: (u64, u64),
     pub(super) assumed: Option<f64>,
-    /// Old pods' failures and outcomes, where they raise what is tolerated.
+    /// Old pods' failures and outcomes, if they raise what is tolerated.
     pub(super) old_pods: Option<(u64, u64)>,
     pub(super) margin: f64,
     pub(super) e: f64,
     pub(super) threshold: f64,
-    /// Length of the long blocks in seconds, where they decided.
+    /// Length of the long blocks in seconds, if they decided.
     pub(super) slow_block_s: Option<f64>,
 }
 

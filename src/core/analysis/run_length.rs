@@ -1,10 +1,10 @@
-//! Lists as they are stored: equal entries in a row are one, `[entry, times]`, because most ticks and pods are alike. An entry
-//! by itself is read as well, as all were at first.
+//! Run-length encoding of stored lists: `[entry, times]`, because most ticks and pods are alike. A single entry is read
+//! as well, as the first version wrote all of them.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The longest list that is read from outside: an hour at ten a second, and more than any rule asks for.
+/// The longest list that is read: an hour at ten a second, and more than any rule needs.
 const MAX_ENTRIES: usize = 65_536;
 
 #[derive(Serialize, Deserialize)]

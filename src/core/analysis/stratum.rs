@@ -1,4 +1,5 @@
-//! A stream of counts that is judged by itself: all endpoints, one endpoint, requests, or new pods.
+//! A stratum: a stream of counts that is evaluated by itself. It covers all endpoints, one endpoint, requests, or new
+//! pods.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +9,7 @@ use super::mixture::{Mixture, ln};
 use super::pod_results::MAX_ASKED;
 use super::rule::Rule;
 
-/// What was measured before the revision appeared.
+/// Measurements before the revision appeared.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct BeforeCounts {
     pub(super) failed: u64,
@@ -43,7 +44,7 @@ impl BeforeCounts {
         }
     }
 
-    /// What is tolerated once the rollout is long complete.
+    /// What is tolerated long after the rollout is complete.
     pub(super) fn complete(&self, rule: &Rule) -> f64 {
         rule.tolerable(self.bound + rule.null_margin)
     }
@@ -59,14 +60,14 @@ impl BeforeCounts {
     }
 }
 
-/// What old pods say about a stratum at the moment.
+/// Current counts of old pods for a stratum.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct ControlCounts {
     /// Upper bound of their failure rate.
     pub(super) bound: f64,
-    /// Failures that were counted.
+    /// Number of failures.
     pub(super) failed: u64,
-    /// Of so many results.
+    /// Number of results.
     pub(super) total: u64,
 }
 
@@ -76,7 +77,7 @@ impl ControlCounts {
     }
 }
 
-/// What old pods answered in the last ticks in which they were asked.
+/// Results of old pods in the last ticks in which they were probed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct OldPodResults {
     recent: RecentCounts,
@@ -100,7 +101,7 @@ impl OldPodResults {
         }
     }
 
-    /// What they say, for a stratum with this history; `None` when they say nothing.
+    /// Their counts for a stratum with this history; `None` if they are not significant.
     pub(super) fn says(&self, rule: &Rule, before: f64, margin: f64) -> Option<ControlCounts> {
         // The rule has at least one failure in `control_failures`.
         if !self.recent.has_failures() {
@@ -148,7 +149,7 @@ pub(super) struct Stratum {
     pub(super) last_failing_tick: Option<u32>,
 }
 
-/// What a stratum is made from.
+/// The inputs of a stratum.
 pub(super) struct StratumSetup {
     pub(super) before: BeforeCounts,
     pub(super) margin: f64,
@@ -192,7 +193,7 @@ impl Stratum {
     }
 
     /// Opens the blocks that begin at `t`. `rates(class, start of the block)` is what a class tolerates without old
-    /// pods and whether a block that begins then is sure; `control` is what old pods said up to the tick before.
+    /// pods, and whether that is certain; `control` are the counts of old pods up to the tick before.
     pub(super) fn advance(
         &mut self,
         rule: &Rule,
@@ -254,18 +255,18 @@ impl Stratum {
         }
     }
 
-    /// The logarithm of an e-value of it, times its weight.
+    /// The logarithm of its e-value, times its weight.
     pub(super) fn weighted(&self, ln_e: f64) -> f64 {
         self.ln_weight + ln_e
     }
 
-    /// What old pods say of it, this tick included.
+    /// Counts of old pods, including this tick.
     pub(super) fn control(&self, rule: &Rule) -> Option<ControlCounts> {
         let old_pods = self.old_pods.as_ref()?;
         old_pods.says(rule, self.before.rate(), self.margin)
     }
 
-    /// Test 2 of path C: whether the estimate exceeds what was before by more than the margin.
+    /// Test 2 of path C: whether the estimate exceeds the rate before by more than the margin.
     pub(super) fn rose(&self, (failed, total): (u64, u64), control: Option<ControlCounts>) -> bool {
         let before = self
             .before
@@ -274,7 +275,7 @@ impl Stratum {
         total > 0 && failed as f64 / total as f64 - before > self.margin
     }
 
-    /// Test 3 of path C for probe results: failures in enough ticks, and lately.
+    /// Test 3 of path C for probe results: failures in enough ticks, and recently.
     pub(super) fn is_alive(&self, rule: &Rule, tick: u32) -> bool {
         let lately = rule.ticks(rule.still_failing_s).max(3);
         self.failing_ticks >= rule.min_failing_ticks

@@ -1,4 +1,4 @@
-//! From results that come when they come to one mark per endpoint and tick.
+//! Turns results that arrive at any time into one outcome per endpoint and tick.
 
 use std::collections::VecDeque;
 
@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use super::TickOutcome;
 
-/// Marks of one endpoint that may wait for their tick. More can only come when results are taken faster than ticks
-/// pass, or when the ticks stand still; what is too much is the oldest, and it is counted.
+/// Outcomes of one endpoint that may wait for their tick. More arrive only if results come faster than ticks pass, or
+/// if the ticks stop; then the oldest is dropped and counted.
 const MAX_WAITING: usize = 64;
 
-/// Marks that wait for their tick: a result belongs to the tick in which it becomes known, the first in comes out
-/// first, and at most one in each tick.
+/// Outcomes that wait for their tick. A result belongs to the tick in which it arrives; the first in comes out first,
+/// and at most one in each tick.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct TickBuffer {
     waiting: Vec<VecDeque<TickOutcome>>,
@@ -19,7 +19,7 @@ pub struct TickBuffer {
 }
 
 impl TickBuffer {
-    /// An empty one.
+    /// An empty buffer.
     pub fn new(endpoints: usize) -> Self {
         Self {
             waiting: vec![VecDeque::new(); endpoints],
@@ -27,7 +27,7 @@ impl TickBuffer {
         }
     }
 
-    /// A result of an endpoint has become known; an endpoint that is not there is ignored.
+    /// Adds the result of an endpoint; an unknown endpoint is ignored.
     pub fn put(&mut self, endpoint: usize, outcome: TickOutcome) {
         let Some(waiting) = self.waiting.get_mut(endpoint) else {
             return;
@@ -39,7 +39,7 @@ impl TickBuffer {
         waiting.push_back(outcome);
     }
 
-    /// The marks of the tick that ends now: `nothing` for an endpoint of which nothing became known.
+    /// The outcomes of the tick that ends now: `nothing` for an endpoint without a result.
     pub fn take(&mut self, outcomes: &mut [TickOutcome], nothing: TickOutcome) {
         outcomes.fill(nothing);
         for (outcome, waiting) in outcomes.iter_mut().zip(&mut self.waiting) {
@@ -47,12 +47,12 @@ impl TickBuffer {
         }
     }
 
-    /// Forgets what is waiting: it belongs to a time that is not judged.
+    /// Drops what is waiting: it belongs to a time that is not analyzed.
     pub fn clear(&mut self) {
         self.waiting.iter_mut().for_each(VecDeque::clear);
     }
 
-    /// Marks that found no place.
+    /// Outcomes that found no place.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }

@@ -1,9 +1,8 @@
-//! After a rollback: do the endpoints that rejected pass?
+//! The verification after a rollback: do the endpoints that rejected the revision recover?
 //!
-//! The bounds are those of the judgement: what was measured before the bad revision, with its margins. The last
-//! [`CALM_S`] seconds must be within them for all endpoints together and for each; an endpoint that did not count when
-//! the verdict fell does not count here either. When the time is up, what still fails is compared with what failed
-//! under the bad revision.
+//! The bounds are those of the analysis: measurements before the bad revision, with its margins. The last [`CALM_S`]
+//! seconds must be within them, for all endpoints together and for each; an endpoint that was excluded at the verdict
+//! is excluded here as well. When the time is up, failures are compared with those under the bad revision.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,19 +12,19 @@ use super::rule::Rule;
 use super::stratum::BeforeCounts;
 use super::{Analysis, TickOutcome};
 
-/// How long the release must be well.
+/// How long the release must be healthy, in seconds.
 const CALM_S: f64 = 15.0;
 
-/// After so long without being well it is compared with before. The runbook's limit of a minute.
+/// After this many seconds without recovery, failures are compared with those before: the runbook's limit of a minute.
 const LIMIT_S: f64 = 60.0;
 
-/// Growth of a failing share that counts as worse, in one endpoint.
+/// Increase of an endpoint's failing share that counts as worse.
 const WORSE: f64 = 0.25;
 
-/// What came of the verification.
+/// Result of the verification.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VerificationOutcome {
-    /// The release is as well as it was before the bad revision.
+    /// The release is as healthy as before the bad revision.
     Recovered,
     /// The same fails as under the bad revision.
     #[serde(alias = "SameFailure")]
@@ -58,12 +57,12 @@ pub struct Verification {
 }
 
 impl Verification {
-    /// Takes over bounds and failures from the watch that rejected, and its interval.
+    /// Takes over bounds, failures and interval from the analysis that rejected the revision.
     pub fn new(analysis: &Analysis) -> Self {
         Self::at_pace(analysis, analysis.rule().interval_s)
     }
 
-    /// The same with ticks of so many seconds, as where a rate limit keeps us from asking as often as in the watch.
+    /// The same with ticks of this length, for example while a rate limit prevents the interval of the analysis.
     pub fn at_pace(analysis: &Analysis, interval_s: f64) -> Self {
         let failure_rate = analysis.rule().ticks_up(CALM_S).max(3);
         let rule = Rule {
@@ -89,7 +88,7 @@ impl Verification {
         }
     }
 
-    /// After a bake: the shares of failures under the bad revision are those that the bake saw, one for each endpoint.
+    /// After a bake: uses the shares of failures that the bake saw under the bad revision, one for each endpoint.
     #[must_use]
     pub fn with_failures(mut self, shards: &[f64]) -> Self {
         for (endpoint, share) in self.endpoints.iter_mut().zip(shards) {
@@ -131,7 +130,7 @@ impl Verification {
         })
     }
 
-    /// The endpoints by name, in the order of their marks.
+    /// The endpoints by name, in the order of their outcomes.
     pub fn endpoints(&self) -> impl Iterator<Item = &str> {
         self.endpoints.iter().map(|endpoint| &*endpoint.name)
     }
@@ -181,7 +180,7 @@ impl Verification {
         failing.join(", ")
     }
 
-    /// Whether a state that was read from outside can be worked with.
+    /// Whether a stored state is valid.
     pub fn is_sound(&self) -> bool {
         self.rule.check().is_ok() && !self.endpoints.is_empty()
     }
@@ -196,7 +195,7 @@ mod tests {
     use super::*;
     use crate::core::analysis::{AnalysisStart, Tick};
 
-    /// A watch of four endpoints that ended with these marks.
+    /// An analysis of four endpoints that ended with these outcomes.
     fn rejected(outcomes: [TickOutcome; 4]) -> Analysis {
         let rule = Rule {
             interval_s: 1.0,

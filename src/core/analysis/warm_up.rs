@@ -1,6 +1,6 @@
 //! How much more than usual may fail while a revision warms up: by the phase of its rollout, and by a new pod's age.
 //!
-//! What the last kept rollouts taught is tolerated; while they have taught little, a generous default.
+//! What the last passed rollouts taught is tolerated; while they have taught little, a generous default.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,26 +8,26 @@ use super::bound::{is_significant, upper_bound};
 use super::rule::{AGES, Rule};
 use super::stratum::BeforeCounts;
 
-/// Phases of a rollout in which something is learned: before it is complete, and two spans after it.
+/// Phases of a rollout with their own lessons: before it is complete, and two spans after it.
 pub(super) const PHASES: usize = 3;
 
 /// Failures and results.
 pub type AgeCounts = (u64, u64);
 
-/// What the last kept rollouts taught, summed up.
+/// The lessons of the last passed rollouts, summed up.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct LearnedRollouts {
-    /// From how many rollouts.
+    /// Number of rollouts.
     #[serde(default)]
     pub rollouts: u32,
-    /// Seconds until the longest of them was complete; nothing is decided by it.
+    /// Seconds until the longest of them was complete; not used for decisions.
     #[serde(default)]
     pub longest_s: f64,
     /// New pods' counted results, by the age classes of the rule.
     pub pods: [AgeCounts; AGES],
     /// Results of all endpoints through the Service, by phase.
     pub pool: [AgeCounts; PHASES],
-    /// The same for each endpoint, in their order; empty where nothing is learned.
+    /// The same for each endpoint, in their order; empty without lessons.
     pub endpoints: Vec<[AgeCounts; PHASES]>,
 }
 
@@ -36,13 +36,13 @@ pub struct LearnedRollouts {
 pub(super) enum RolloutCompletion {
     /// It was complete then.
     At(f64),
-    /// It is known to run.
+    /// It is running.
     Running,
-    /// Nobody can see it.
+    /// The cluster does not show it.
     Unseen,
 }
 
-/// Where the rollout stands.
+/// Progress of the rollout.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RolloutProgress {
     pub(super) completion: RolloutCompletion,
@@ -64,7 +64,7 @@ impl RolloutProgress {
         passed.count()
     }
 
-    /// What a block of the pool or an endpoint that opens in `phase` tolerates, and whether that is sure.
+    /// What a block of the pool or an endpoint that opens in `phase` tolerates, and whether that is certain.
     pub(super) fn tolerated(
         &self,
         rule: &Rule,
@@ -84,7 +84,7 @@ impl RolloutProgress {
     }
 }
 
-/// The default of a phase, where nothing is learned.
+/// The default of a phase without lessons.
 pub(super) fn default_of(rule: &Rule, before: &BeforeCounts, phase: usize) -> f64 {
     match phase {
         0 | 1 => before.unsettled(rule),
@@ -102,7 +102,7 @@ pub(super) fn default_of_age(rule: &Rule, before: &BeforeCounts, class: usize) -
     }
 }
 
-/// `L(k, n, default)` of the rule: the tolerated rate where `k` of `n` are what is learned.
+/// `L(k, n, default)` of the rule: the tolerated rate after lessons of `k` failures in `n` results.
 pub(super) fn limit(rule: &Rule, before: &BeforeCounts, (k, n): AgeCounts, default: f64) -> f64 {
     if n < rule.warm_n {
         return default;

@@ -1,4 +1,4 @@
-//! The rollout, workload by workload: what the revision changed, what became Ready and complete, what cannot start.
+//! The rollout by workload: what the revision changed, what became Ready and complete, what cannot start.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,10 +6,10 @@ use super::rule::{InvalidRule, Rule};
 use super::warm_up::RolloutCompletion;
 use super::{MAX_ENDPOINTS, PodState, StuckReason, WorkloadDiff};
 
-/// The most workloads of a release that are looked at.
+/// Maximum number of workloads of a release; further ones are ignored.
 pub const MAX_WORKLOADS: usize = 500;
 
-/// Pods that cannot start and that are remembered; more of them say no more.
+/// Pods that cannot start and that are remembered; more of them add nothing.
 const MAX_STUCK: usize = 64;
 
 /// A workload of the release when the revision appeared.
@@ -19,14 +19,14 @@ pub struct AnalyzedWorkload {
     pub name: Box<str>,
     /// What this revision changed of it.
     pub change: Option<WorkloadDiff>,
-    /// Why it is not known whether the revision changed it; it is taken for changed then.
+    /// Why it is unknown whether the revision changed it; then it counts as changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unknown: Option<Box<str>>,
     /// Whether it was complete when the revision appeared.
     pub was_complete: bool,
     /// Whether its strategy can leave it without pods.
     pub stops_first: bool,
-    /// Places of the endpoints that ask it; `None` where that is not known, and all of them may.
+    /// Indices of the endpoints that probe it; `None` if unknown, so that all of them may.
     pub probes: Option<Vec<u16>>,
     /// When it got the new template, in seconds; `None`: not yet.
     pub template_at: Option<f64>,
@@ -38,7 +38,7 @@ pub struct AnalyzedWorkload {
     pub restarts: u32,
 }
 
-/// What happened to a workload.
+/// A change of a workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkloadChange {
@@ -60,22 +60,22 @@ pub enum WorkloadChange {
     Some,
     /// It is scaled to zero, or paused.
     Held,
-    /// It is neither any more.
+    /// It is neither of both any longer.
     Free,
 }
 
-/// What became known of a workload.
+/// A change of a workload at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct WorkloadEvent {
     /// Seconds after the revision appeared.
     pub t: f64,
-    /// The workload's place in the start.
+    /// The workload's index in the start.
     pub workload: u16,
     /// What happened.
     pub what: WorkloadChange,
 }
 
-/// Where a workload stands.
+/// State of a workload.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct WorkloadProgress {
     pub(super) is: AnalyzedWorkload,
@@ -104,7 +104,7 @@ pub(super) struct StuckPod {
 /// All workloads of the release.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct AnalyzedWorkloads {
-    /// `None` where nobody can see the rollout.
+    /// `None` if the cluster does not show the rollout.
     pub(super) states: Option<Vec<WorkloadProgress>>,
     pub(super) stuck: Vec<StuckPod>,
     /// The last tick in which a workload was expected to be away, in seconds.
@@ -172,7 +172,7 @@ impl AnalyzedWorkloads {
         Ok(())
     }
 
-    /// Takes what became known since the tick before.
+    /// Takes the changes since the tick before.
     pub(super) fn take(&mut self, events: &[WorkloadEvent]) {
         let Some(states) = &mut self.states else {
             return;
@@ -204,15 +204,15 @@ impl AnalyzedWorkloads {
         }
     }
 
-    /// The place and state of a workload by its name.
+    /// Index and state of a workload by its name.
     pub(super) fn named(&self, name: &str) -> Option<(u16, &WorkloadProgress)> {
         let mut states = self.states.iter().flatten().enumerate();
         let (at, state) = states.find(|(_, state)| &*state.is.name == name)?;
         Some((u16::try_from(at).ok()?, state))
     }
 
-    /// Whether a pod's state can be held against the revision: where the rollout can be seen, only one of a workload
-    /// that the revision changed; never one of a container that is not the chart's.
+    /// Whether a pod's state counts against the revision. If the rollout can be seen, only that of a workload that the
+    /// revision changed; never that of a container outside the chart.
     pub(super) fn can_reject(&self, pod: &PodState) -> bool {
         !pod.injected
             && (self.states.is_none()
@@ -308,7 +308,7 @@ impl AnalyzedWorkloads {
     }
 
     /// Counts the ticks without a pod, and calls `expected` for each workload whose downtime is expected in this tick
-    /// and `held` for each that is held; both are given the places of the endpoints that ask it.
+    /// and `held` for each that is paused; both get the indices of the endpoints that probe it.
     pub(super) fn excused(
         &mut self,
         rule: &Rule,
@@ -347,7 +347,7 @@ impl AnalyzedWorkloads {
         states.filter(|state| state.is.change == Some(WorkloadDiff::Template))
     }
 
-    /// When the rollout was complete, as far as the workloads tell; `None` where they are not known.
+    /// When the rollout was complete, according to the workloads; `None` if they are unknown.
     pub(super) fn completion(&self) -> Option<RolloutCompletion> {
         self.states.as_ref()?;
         let any_complete_before = self.rolled().any(|state| state.is.was_complete);

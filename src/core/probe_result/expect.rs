@@ -1,4 +1,4 @@
-//! What counts as a good answer.
+//! Expectations: what counts as a success.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -152,7 +152,7 @@ impl PartialEq for JsonPlace {
 pub enum JsonTest {
     /// The same value; numbers by their exact decimal value; objects may hold further keys.
     Equals(serde_json::Value),
-    /// Another value, or none.
+    /// Another value, or no value.
     NotEquals(serde_json::Value),
     /// One of these values.
     OneOf(Vec<serde_json::Value>),
@@ -160,7 +160,7 @@ pub enum JsonTest {
     Matches(Pattern),
     /// A number (or a string that holds one) that compares so with this decimal number, exactly.
     Compare(NumberComparison, Decimal),
-    /// There is such a place (`true`), or there is none (`false`).
+    /// Whether the place must exist (`true`) or must not (`false`).
     Exists(bool),
 }
 
@@ -217,7 +217,7 @@ pub struct Decimal {
 }
 
 impl Decimal {
-    /// Reads a number in JSON's notation; `None` when it is none.
+    /// Reads a number in JSON's notation; `None` if it is not one.
     pub fn parse(text: &str) -> Option<Self> {
         let (negative, rest) = text
             .strip_prefix('-')

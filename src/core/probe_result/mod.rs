@@ -1,9 +1,9 @@
-//! One answer to one probe, and what counts as good.
+//! The result of one probe.
 //!
 //! Invariants:
-//! - every result is good, bad for one bounded reason, or unknown: unknown is no evidence, neither good nor bad;
-//! - a transport error is bad whatever the expectations say;
-//! - the phases sum up to the time from the start to the end of the result.
+//! - every result is a success, a failure for one reason of a closed list, or unknown: unknown is not evidence;
+//! - a transport error is a failure, whatever the expectations are;
+//! - the phases sum up to the time from the start to the end of the probe.
 
 mod evaluate;
 pub mod expect;
@@ -29,16 +29,16 @@ pub enum Outcome {
     /// The answer was as expected.
     #[serde(alias = "good")]
     Success,
-    /// It was not, or there was none.
+    /// The answer was not as expected, or there was none.
     #[serde(alias = "bad")]
     Failure(Reason),
-    /// No evidence either way: our own trouble.
+    /// Not evidence: our own trouble.
     #[serde(alias = "void")]
     Unknown(UnknownReason),
 }
 
 impl Outcome {
-    /// "success", "failure" or "unknown", and the reason where there is one.
+    /// "good", "bad" or "unknown", and the reason where there is one.
     pub const fn words(self) -> (&'static str, Option<&'static str>) {
         match self {
             Self::Success => ("success", None),
@@ -57,7 +57,7 @@ pub struct ProbeResult {
     pub started: Moment,
     /// When the last byte was read, or the attempt given up.
     pub finished: Moment,
-    /// Good, bad or unknown.
+    /// Success, failure or unknown.
     pub outcome: Outcome,
     /// Where the time went.
     pub phases: PhaseTimes,
@@ -88,7 +88,7 @@ impl ProbeResult {
     }
 }
 
-/// Where the time of a result went. With redirects, sums over all hops. Phases that did not happen are zero.
+/// Where the time of a probe went. With redirects, sums over all hops. Phases that did not happen are zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct PhaseTimes {
     /// Name to address.
@@ -142,7 +142,7 @@ pub struct ResponseFacts {
     pub last_modified: Option<i64>,
     /// What the TLS handshake showed.
     pub tls: Option<Arc<TlsInfo>>,
-    /// Whether the connection was taken over from an earlier result.
+    /// Whether the connection was taken over from an earlier probe.
     pub reused: bool,
     /// Whether a name was resolved (false for numeric hosts and where a proxy resolves).
     pub resolved: bool,
@@ -151,10 +151,10 @@ pub struct ResponseFacts {
     pub reached: bool,
     /// Whether no name server answered (timeout, SERVFAIL, REFUSED). That a name does not exist is an answer.
     pub unanswered: bool,
-    /// Whether a rate limit answered (429, or 503 with `Retry-After`), and after how long it wants to be asked again; at
-    /// most ten minutes.
+    /// Set if a rate limit answered (429, or 503 with `Retry-After`): how long to wait before the next request, at most
+    /// ten minutes.
     pub limited: Option<Duration>,
-    /// The lowest of the addresses that the host has (the proxy, where there is one). Hosts for which it is the same are
+    /// The lowest of the addresses that the host has (the proxy, if there is one). Hosts for which it is the same are
     /// names of one entrance.
     pub entrance: Option<IpAddr>,
 }

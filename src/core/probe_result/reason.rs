@@ -1,4 +1,4 @@
-//! Why a result is bad, or says nothing: the closed lists that metrics, logs and texts share.
+//! Why a result is a failure or unknown: closed lists that metrics, logs and texts share.
 
 use serde::Serialize;
 
@@ -31,11 +31,11 @@ macro_rules! closed_list {
 }
 
 closed_list! {
-    /// Why a result is bad.
+    /// Why a result is a failure.
     Reason {
         /// The name has no usable address.
         Resolve = "resolve",
-        /// Nobody listens there.
+        /// The host refuses connections at this port.
         ConnectRefused = "connect_refused",
         /// No connection within the timeout.
         ConnectTimeout = "connect_timeout",
@@ -61,7 +61,7 @@ closed_list! {
         Status = "status",
         /// The version of HTTP is not an expected one, or TLS is missing or not wanted.
         Version = "version",
-        /// The JSON is not as expected, or is none.
+        /// The JSON is not as expected, or not valid.
         Json = "json",
         /// The body is not as expected.
         Body = "body",

@@ -1,12 +1,12 @@
-//! Everything that is remembered of one probe: what the metrics page and the API show of it.
+//! Statistics of one probe, as shown by the metrics page and the API.
 //!
 //! Invariants:
 //! - Memory does not grow with time; recording a success allocates nothing.
-//! - Counters never go back while the track lives, not even when the probe's settings change. Only a histogram whose
-//!   edges change starts again from zero, because what was counted cannot be divided anew.
-//! - A unknown result is counted, is shown as the last one, and changes nothing else: not the latencies, not the last
-//!   success, not the number of failures in a row.
-//! - What the last good or failure says is known only for a while: see [`ProbeStats::known_for`].
+//! - Counters never decrease while the statistics live, not even when the probe's settings change. Only a histogram
+//!   with new edges starts from zero, because its counts cannot be redistributed.
+//! - An unknown result is counted and shown as the last one, and changes nothing else: no latencies, no last success,
+//!   no number of failures in a row.
+//! - What the last success or failure says is valid only for a while: see [`ProbeStats::known_for`].
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -62,7 +62,7 @@ pub struct ProbeStats {
 /// Counts since the probe was first configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ProbeTotals {
-    /// Successes.
+    /// Good results.
     pub success: u64,
     /// Failures, in the order of [`Reason::ALL`].
     pub failure: [u64; Reason::COUNT],
@@ -89,7 +89,7 @@ impl ProbeTotals {
 pub struct LastResult {
     /// When it was recorded, in seconds since 1970.
     pub unix: f64,
-    /// Good, bad or unknown.
+    /// Success, failure or unknown.
     pub outcome: Outcome,
     /// From the due time to the end.
     pub latency: Duration,
@@ -114,7 +114,7 @@ pub struct LastKnown {
     pub status: Option<u16>,
 }
 
-/// A histogram of the latencies of all good and failures.
+/// A histogram of the latencies of all successes and failures.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LatencyHistogram {
     /// Ascending; at most [`MAX_EDGES`].
@@ -127,7 +127,7 @@ pub struct LatencyHistogram {
     pub sum: Duration,
 }
 
-/// A copy of what is remembered, for those who show it. Makes no allocation.
+/// A copy of the statistics for display. Made without allocation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProbeStatsView {
     /// Since the probe was first configured.
@@ -178,14 +178,14 @@ impl ProbeStats {
         }
     }
 
-    /// How long the last good or failure says how the target is: three intervals, at least 10 s, and the timeout of
-    /// the next one. Without a newer one after that, nothing is known.
+    /// How long the last good or failure says how the target is: three intervals, at least 10 s, and the timeout of the
+    /// next one. Without a newer one after that, nothing is known.
     pub fn known_for(probe: &ProbeConfig) -> Duration {
         crate::core::self_check::SelfCheck::freshness(probe.interval).saturating_add(probe.timeout)
     }
 
-    /// Takes up changed settings. Counters and results stay; a window of another span or interval takes over what
-    /// the old one holds.
+    /// Takes up changed settings. Counters and results stay; a window of another span or interval takes over what the
+    /// old one holds.
     pub fn adopt(&mut self, probe: &ProbeConfig) {
         self.known_for = Self::known_for(probe);
         let room = room(probe);
@@ -284,7 +284,7 @@ impl ProbeStats {
         self.latency_sum = self.latency_sum.saturating_add(latency);
     }
 
-    /// Counts so many slots of the schedule that could not start.
+    /// Counts slots of the schedule that could not start.
     pub fn missed(&mut self, now: Moment, count: u32) {
         self.totals.missed = self.totals.missed.saturating_add(u64::from(count));
         self.window.missed(now, count);
@@ -295,7 +295,7 @@ impl ProbeStats {
         self.consecutive_failures
     }
 
-    /// Good and failures since the probe was first configured.
+    /// Successes and failures since the probe was first configured.
     pub fn judged(&self) -> (u64, u64) {
         (self.totals.success, self.totals.all_bad())
     }
@@ -306,12 +306,12 @@ impl ProbeStats {
         self.weight = ResultWeight::of(interval, own);
     }
 
-    /// Good and failures as the long spans count them, since the probe was first configured.
+    /// Successes and failures as the long spans count them, since the probe was first configured.
     pub const fn weighted(&self) -> (u64, u64) {
         self.weighted.counts()
     }
 
-    /// The same of those within the promised latency, and of those above it; `None` where none is promised.
+    /// The same for results within the promised latency, and above it; `None` without a latency objective.
     pub fn weighted_slow(&self) -> Option<(u64, u64)> {
         self.slow.as_ref().map(|slow| slow.weighted.counts())
     }
@@ -379,7 +379,7 @@ impl ProbeStats {
         &mut self.window
     }
 
-    /// Bytes of memory that it takes, all told, but for the last explanation.
+    /// Bytes of memory, without the last explanation.
     pub fn bytes(&self) -> usize {
         size_of::<Self>() - size_of::<Window>() - size_of::<LongWindows>()
             + self.window.bytes()
@@ -444,7 +444,7 @@ fn edges(probe: &ProbeConfig) -> Arc<[Duration]> {
     edges.into()
 }
 
-/// A probe and what is remembered of it, shared by those who probe and those who show them.
+/// A probe and what is remembered of it, shared by those who take results and those who show them.
 #[derive(Debug)]
 pub struct TrackedProbe {
     probe: Mutex<Arc<ProbeConfig>>,

@@ -1,7 +1,7 @@
-//! How long good answers took in an analysis: before the revision appeared and since, of old pods and of new ones.
+//! Latencies of successes in an analysis: before the revision appeared and since, of old pods and of new ones.
 //!
-//! The buckets are those of [`bucket`], four in one: eight for each power of two, so a latency is known to an eighth. What
-//! is kept of an endpoint is at most 216 counts for each of its four distributions, and much less in practice.
+//! The buckets are those of [`bucket`], four in one: eight for each power of two, so a latency is known to an eighth.
+//! An endpoint has at most 216 counts in each of its four distributions, and much fewer in practice.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ const _: () = assert!(COARSE as usize * IN_ONE as usize == BUCKETS);
 /// The latencies of one analysis.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AnalysisLatencies {
-    /// The revision that is, or was, judged.
+    /// The revision of the analysis.
     pub revision: Revision,
     /// In the order of the analysis.
     pub endpoints: Vec<EndpointLatencies>,

@@ -1,10 +1,10 @@
-//! A watch, written down line by line so that it can be judged again: JSON Lines.
+//! A recording of an analysis, line by line, so that it can be replayed: JSON Lines.
 //!
-//! The first line is the head: who, which rule, what was known at the start. Then one line a tick, a line for each pod
-//! when it is first asked, a line for each entry of the log of events, and at the end the verdict. A recording that
-//! was cut off in the middle is judged as far as it goes, and is marked incomplete. So is one that begins in the middle,
-//! because another replica, whose files are elsewhere, saw what came before, or it was watched under the number of an
-//! earlier revision with the same contents: its head holds the watch as it stood then.
+//! The first line is the head: the release, the rule, what was known at the start. Then follow a line for each tick,
+//! for each pod when it is first probed, and for each log entry; at the end, the verdict. A recording that was cut off
+//! is replayed as far as it goes, and is marked incomplete. So is one that starts in the middle, because another
+//! replica has the first part, or because the analysis began under an earlier revision with the same contents: its head
+//! contains the state of the analysis at that point.
 
 mod latencies;
 
@@ -24,11 +24,11 @@ pub use latencies::{AnalysisLatencies, Distribution, EndpointLatencies, LatencyG
 
 /// The version of the format that is written, and the newest that is read.
 ///
-/// Version 1 knew nothing of workloads, latency and what earlier rollouts taught. Such a recording is judged by today's
-/// rule on what it has.
+/// Version 1 has no workloads, latencies and lessons of earlier rollouts. Such a recording is replayed by today's rule
+/// with what it has.
 pub const VERSION: u32 = 2;
 
-/// A recording takes at most so many bytes; what comes later is not written, and the recording is incomplete.
+/// Maximum size of a recording in bytes; later lines are not written, and the recording is incomplete.
 pub const MAX_BYTES: u64 = 32 * 1024 * 1024;
 
 /// The longest line that is read, but for the head: it holds how long answers took at each endpoint, and with some
@@ -62,11 +62,11 @@ pub struct RecordingHead {
     pub namespace: Namespace,
     /// The release.
     pub release: ReleaseName,
-    /// The revision that was watched.
+    /// The revision under analysis.
     pub revision: Revision,
     /// The one that was serving before.
     pub serving: Option<Revision>,
-    /// When the watch began.
+    /// When the analysis began.
     pub began: Time,
     /// The mode in force.
     pub mode: Mode,
@@ -74,11 +74,11 @@ pub struct RecordingHead {
     pub rule: Rule,
     /// What was known at the start.
     pub start: AnalysisStart,
-    /// Why no pods are asked directly, where none are.
+    /// Why no pods are probed directly, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_direct: Option<Box<str>>,
-    /// The watch as it stood where the recording begins, when that is not its beginning. Of what was known at the start
-    /// there are only the endpoints' names then.
+    /// The state of the analysis where the recording starts, if that is not its beginning. Then the start has only the
+    /// endpoints' names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub goes_on: Option<Box<Analysis>>,
 }
@@ -114,7 +114,7 @@ pub struct RecordedTick {
     /// Why endpoints were not good: (endpoint's place, reason).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub why: Vec<(u16, Box<str>)>,
-    /// Latencies in milliseconds, one for each endpoint; `null` where there is none.
+    /// Latencies in milliseconds, one for each endpoint; `null` without one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ms: Vec<Option<u32>>,
     /// The same in microseconds, since version 2.
@@ -135,7 +135,7 @@ pub struct RecordedTick {
     /// What became known of the rollout.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rollout: Vec<WorkloadEvent>,
-    /// One character for each dependency; empty where there is none.
+    /// One character for each dependency; empty without dependencies.
     #[serde(default, skip_serializing_if = "str::is_empty")]
     pub dependencies: Box<str>,
     /// When the rollout was complete, in the tick in which that became known.
@@ -147,25 +147,25 @@ pub struct RecordedTick {
     pub rolled_out: Option<bool>,
 }
 
-/// How the watch ended.
+/// The end of the analysis.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RecordingEnd {
-    /// `healthy`, `rollback`, `inconclusive`, or `watching` when a newer revision ended the watch.
+    /// `healthy`, `rollback`, `inconclusive`, or `watching` when a newer revision ended the analysis.
     pub verdict: Box<str>,
-    /// The reason; empty where there is none.
+    /// The reason; empty if there is none.
     pub reason: Box<str>,
     /// The last tick that was read.
     pub tick: u32,
     /// The largest e-value.
     pub max_e: f64,
-    /// Why it was rejected, if it was.
+    /// Why the revision was rejected, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[serde(alias = "finding")]
     pub regression: Option<Regression>,
 }
 
 impl RecordingEnd {
-    /// How a watch stands.
+    /// The current state of an analysis.
     pub fn of(analysis: &Analysis) -> Self {
         let verdict = analysis.conclude();
         Self {
@@ -209,7 +209,7 @@ pub enum RecordingError {
     /// It was written by a newer version.
     #[error("has the format version {0}; this Leadsman reads up to {VERSION}, so use a newer one")]
     Newer(u32),
-    /// It was written by an older version, and cannot be judged from its middle on.
+    /// An older version wrote it, and it starts in the middle, so it cannot be replayed.
     #[error(
         "has the format version {0} and begins in the middle of an analysis, which this Leadsman cannot go on with; use the version that wrote it"
     )]
@@ -335,11 +335,12 @@ impl Recording {
         self.first_tick().saturating_add(count)
     }
 
-    /// Judges it again, with the recorded rule or another. `each` is told how the watch stands after every tick.
+    /// Replays the recording, with the recorded rule or another. `each` gets the analysis after every tick.
     ///
     /// # Errors
-    /// When the rule, or what was known at the start, cannot be worked with; and when it is another rule than the
-    /// recorded one, and the beginning is not there to be judged by it.
+    ///
+    /// When the rule or the start is invalid; and when the rule is not the recorded one, and the recording starts in
+    /// the middle.
     pub fn judge(
         &self,
         rule: Rule,
@@ -368,7 +369,7 @@ impl Recording {
         Ok(analysis)
     }
 
-    /// Whether another judgement came to the same end as the recorded one: verdict, reason and tick.
+    /// Whether a replay came to the recorded end: verdict, reason and tick.
     pub fn agrees(&self, analysis: &Analysis) -> bool {
         let now = RecordingEnd::of(analysis);
         self.end.as_ref().is_some_and(|end| {
@@ -377,8 +378,8 @@ impl Recording {
     }
 }
 
-/// Feeds a tick to a watch, as it happens and when it is judged again: there is one way only. Rows of another width
-/// than the watch has endpoints are unknown; a recording has been checked for that.
+/// Feeds a tick to an analysis, both live and in a replay, so that there is only one way. Rows with another number of
+/// endpoints than the analysis are unknown; a recording was checked for that.
 pub fn feed(analysis: &mut Analysis, pods: &[RecordedPod], tick: &RecordedTick) {
     if let Some(at) = tick.complete_at {
         analysis.complete(at);

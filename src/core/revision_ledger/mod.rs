@@ -1,6 +1,6 @@
-//! Which contents of a release were found good or bad, and which revision to go back to.
+//! The ledger: which contents of a release are known good or bad, and which revision to roll back to.
 //!
-//! A finding belongs to the contents (the digest of manifest and hooks) and not to the number: the same software
+//! A verdict belongs to the contents (the digest of manifest and hooks), not to the revision number: the same software
 //! deployed again is the same software.
 
 use std::fmt;
@@ -50,12 +50,12 @@ pub enum ContentVerdict {
 pub struct LedgerEntry {
     /// Whose.
     pub digest: ContentDigest,
-    /// The weaker id of the same; see [`StoredRevision::weak`].
+    /// Its weaker id; see [`StoredRevision::weak`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weak: Option<ContentDigest>,
     /// The revision that it was last found in.
     pub revision: Revision,
-    /// Good, bad or unknown.
+    /// Success, failure or unknown.
     pub found: ContentVerdict,
     /// When.
     pub at: Time,
@@ -89,10 +89,10 @@ impl RevisionLedger {
         self.entries.iter().find(|entry| entry.digest == *digest)
     }
 
-    /// The contents found bad that a stored revision is, as far as its weaker id can tell: that is asked only where nothing
-    /// was found about its contents themselves. Where contents with that id were found good as well, as where only a
-    /// template was mended, it tells nothing; nor does what was found of the revision that is to be rolled back, which
-    /// may differ from the one before in a template alone. What a rollback brought back was chosen.
+    /// The rejected contents of a stored revision, by its weaker id. Only used if the ledger has no verdict on the
+    /// contents themselves. It says nothing if contents with that id were found good as well, for example after only a
+    /// template was fixed. Neither does the verdict on the revision that is to be rolled back, which may differ from
+    /// the one before in a template alone. Contents that a rollback restored were chosen, so they are not bad.
     fn weakly_bad(&self, record: &StoredRevision, bad: Revision) -> Option<&LedgerEntry> {
         let digest = record.digest.as_ref()?;
         let weak = record.weak.as_ref()?;
@@ -228,18 +228,19 @@ pub fn by_hand(release: &str, namespace: &str, target: Option<Revision>) -> Stri
     format!("helm rollback {release} {target} --namespace {namespace} --history-max 0")
 }
 
-/// Candidates that are told of one by one; a history may have ten thousand.
+/// Candidates that an error lists; a history may have ten thousand.
 const MAX_PASSED_OVER: usize = 6;
 
-/// Chooses the revision to go back to from `bad`: the newest that the ledger knows to be good or that passed its analysis,
-/// else the one that was serving when `bad` appeared.
+/// Chooses the revision to roll back to from `bad`: the newest that is known good or passed its analysis, else the one
+/// that served when `bad` appeared.
 ///
-/// A revision that still bakes, or whose bake the next revision ended, is not known to be good; all the same it served, and
-/// a whole analysis found nothing against it. Going back over it to an older one would undo good revisions without a reason,
-/// and where a release is deployed several times an hour no bake ever ends. A revision whose bake ended with an alarm is gone
-/// back to only if it was serving and nothing better is stored.
+/// A revision whose bake is running, or was ended by the next revision, is unknown good; but it served, and a whole
+/// analysis found nothing against it. Skipping it would undo good revisions without a reason, and where a release is
+/// deployed several times an hour no bake ever ends. A revision whose bake ended with an alarm is chosen only if it
+/// served and nothing better is stored.
 ///
 /// # Errors
+///
 /// When there is none; with the reason for every candidate.
 pub fn choose(
     bad: Revision,

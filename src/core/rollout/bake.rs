@@ -1,7 +1,7 @@
-//! The bake of a revision that passed its analysis ended with an alarm.
+//! A bake that ended with an alarm, for a revision that passed its analysis.
 //!
-//! A notice changes nothing but what is known of the revision. Where the user lets a bake reject, the same follows as from
-//! the verdict of an analysis: mode, origin, limit, preflight, rollback and verification.
+//! A notice changes only what is known of the revision. If the bake may reject, the same follows as after a verdict:
+//! mode, origin, limit, preflight, rollback and verification.
 
 use super::candidate::{Candidate, FinishedRollout, RolloutOutcome};
 use super::same_contents::is_about;
@@ -15,7 +15,7 @@ pub(super) struct BakeFailure {
     pub(super) reason: String,
     /// The numbers in words.
     pub(super) text: String,
-    /// When the trouble began, as far as that is known.
+    /// When the trouble began, if known.
     pub(super) trouble_since: Option<Time>,
     /// Whether the user lets a bake reject.
     pub(super) rejects: bool,
@@ -78,8 +78,8 @@ impl Rollout {
         commands.push(RolloutCommand::Preflight(revision));
     }
 
-    /// Whether too much came since for the end of its analysis to be remembered. What its bake finds can be told then, and
-    /// not acted upon: what served before it is not known any more.
+    /// Whether the end of its analysis is forgotten, because too many rollouts came since. Then its bake is only
+    /// reported: what served before it is no longer known.
     pub fn has_forgotten_its_end(&self) -> bool {
         self.last_end().is_none()
     }
@@ -97,7 +97,7 @@ impl Rollout {
         })
     }
 
-    /// The case of the newest revision, or of an earlier one with the same contents, if it passed its analysis.
+    /// The finished rollout of the newest revision, or of an earlier one with the same contents, if it passed.
     fn passed(&self, revision: Revision) -> Option<Candidate> {
         let passed = self.last_end()?;
         let is_it =

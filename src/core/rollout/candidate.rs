@@ -1,4 +1,4 @@
-//! One revision under our eyes: times, and how it ended.
+//! A revision under analysis, with its times, and the outcome of its rollout.
 
 use std::time::Duration;
 
@@ -17,18 +17,18 @@ pub enum RevisionOrigin {
     Upgrade,
     /// A rollback of ours.
     OurRollback,
-    /// A rollback by somebody else.
+    /// A rollback by another user or tool.
     OtherRollback,
 }
 
-/// How a case ended.
+/// How a rollout ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RolloutOutcome {
     /// Nothing spoke against the revision.
     #[serde(alias = "kept")]
     Passed,
-    /// It has the contents that serve already; there was nothing to judge.
+    /// It has the contents that serve already; there was nothing to analyze.
     Unchanged,
     /// Nothing could be said about it.
     Inconclusive,
@@ -36,7 +36,7 @@ pub enum RolloutOutcome {
     Superseded,
     /// The release was uninstalled.
     Uninstalled,
-    /// It is bad, and would have been rolled back in the mode `enforce`.
+    /// It was rejected, and would have been rolled back in the mode `enforce`.
     WouldRollBack,
     /// It is bad, and is left as it is: a first revision, one that a rollback made, or a release that is held.
     #[serde(alias = "left_alone")]
@@ -50,16 +50,16 @@ pub enum RolloutOutcome {
     /// It is bad, and rolling it back failed.
     #[serde(alias = "failed")]
     RollbackFailed,
-    /// It was rolled back, and the release is well again.
+    /// It was rolled back, and the release is healthy again.
     #[serde(alias = "recovered")]
     RolledBack,
-    /// It was rolled back, and the same still fails: it was not the release.
+    /// It was rolled back, and the same still fails: the release was not the cause.
     #[serde(alias = "same_failure")]
     StillFailing,
     /// It was rolled back, and more fails than before.
     #[serde(alias = "worse")]
     Worsened,
-    /// It was rolled back, and nothing can be said about the release since.
+    /// It was rolled back, and the state of the release since is unknown.
     Unverified,
 }
 
@@ -178,7 +178,7 @@ pub const NOT_ROLLED_OUT: &str = "not_rolled_out";
 /// The reason of such an analysis once the rollout is complete after all: it serves, and was not analyzed so.
 pub const ROLLED_OUT_LATE: &str = "rolled_out_late";
 
-/// A rollback's rollout has at least so long, and at most so long, whatever the way there took.
+/// Minimum and maximum time for a rollback's rollout, whatever the original rollout took.
 const LEAST_WAY_BACK: Duration = Duration::from_secs(300);
 const LONGEST_WAY_BACK: Duration = Duration::from_secs(3600);
 
@@ -196,26 +196,26 @@ pub struct Candidate {
     /// When its rollout was complete.
     #[serde(alias = "settled")]
     pub complete: Option<Time>,
-    /// The first sign of the trouble that lasts, of any kind.
+    /// The first sign of the current trouble, of any kind.
     #[serde(alias = "first_bad")]
     pub trouble_since: Option<Time>,
-    /// When the verdict of rollback fell.
+    /// When the verdict to roll back was made.
     #[serde(alias = "convicted")]
     pub rejected: Option<Time>,
     /// Its reason, as `error_rate:db`; or [`NOT_ROLLED_OUT`] or [`ROLLED_OUT_LATE`].
     pub reason: String,
     /// The numbers in words.
     pub text: String,
-    /// The first of the revisions in a row with the same contents that are judged as one; `None` where it is alone.
+    /// The first of consecutive revisions with the same contents that are analyzed as one; `None` if there is only one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first: Option<Revision>,
-    /// Whether a person wants it rolled back, and no verdict.
+    /// Whether a person ordered its rollback, without a verdict.
     #[serde(default)]
     pub ordered: bool,
     /// The order that it carries out, or that has joined it.
     #[serde(default)]
     pub order: Option<OrderRecord>,
-    /// Whether its target is chosen as for an order: the verdict's choice found none, and an order has joined it.
+    /// Whether its target is chosen as for an order, because the verdict found none and an order joined it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub chosen_by_hand: bool,
     /// The revision to go back to.
@@ -225,17 +225,17 @@ pub struct Candidate {
     /// The revision that the rollback made.
     #[serde(alias = "made")]
     pub created_revision: Option<Revision>,
-    /// When its rollout was complete.
+    /// When the rollback's rollout was complete.
     #[serde(alias = "turned")]
     pub rolled_back_at: Option<Time>,
     /// When it was known to be well.
     pub verified: Option<Time>,
-    /// A revision of somebody else that appeared while the rollback was carried out.
+    /// A foreign revision that appeared during the rollback.
     pub overtaken_by: Option<(Revision, RevisionOrigin)>,
     /// Whether that one has the contents of this one.
     #[serde(default)]
     pub overtaken_by_same: bool,
-    /// A revision of somebody else with the contents of `made`, which stands in its place.
+    /// A foreign revision with the contents of `made`, which took its place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stands_for_made: Option<Revision>,
     /// Steps whose limit was exceeded and noted.
@@ -284,7 +284,7 @@ impl Candidate {
         }
     }
 
-    /// The first revision that has these contents and is judged with it.
+    /// The first revision that has these contents and is analyzed with it.
     pub fn first(&self) -> Revision {
         self.first.unwrap_or(self.revision)
     }
@@ -298,7 +298,7 @@ impl Candidate {
         })
     }
 
-    /// Whether a person wants it rolled back, also where a verdict wanted it first.
+    /// Whether a person ordered its rollback, also after a verdict.
     pub const fn is_wanted_by_a_person(&self) -> bool {
         self.ordered || self.order.is_some()
     }
@@ -333,8 +333,8 @@ impl Candidate {
         (2 * took).clamp(LEAST_WAY_BACK, LONGEST_WAY_BACK)
     }
 
-    /// How long the revision's own rollout took, where that is a good part of what the runbook allows for the way back,
-    /// which is a rollout as well.
+    /// How long the revision's own rollout took, if that is a good part of the runbook's limit for the way back, which
+    /// is a rollout as well.
     pub(super) fn slow_rollout(&self) -> Option<Duration> {
         let took = self.complete?.since(self.seen);
         (took >= StepName::Complete.limit() / 2).then_some(took)
@@ -382,10 +382,10 @@ impl HasTimes for Candidate {
     }
 }
 
-/// A finished case.
+/// A finished rollout.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FinishedRollout {
-    /// What was known of the revision.
+    /// The revision and its times.
     #[serde(alias = "case")]
     pub candidate: Candidate,
     /// How it ended.

@@ -1,28 +1,27 @@
-//! The life of a revision under our eyes: a pure function of what was, what happens, and the time.
+//! Rollout state machine: `(state, input, now) → (state, commands)`. Pure.
 //!
 //! ```text
-//!              seen              settled            healthy, inconclusive
-//!   Steady ───────────▶ Settling ───────▶ Watching ─────────────────────────▶ Steady
-//!                           │                 │ regressed
+//!              Seen            RolloutComplete        Healthy, Inconclusive
+//!   Idle ───────────▶ RollingOut ───────▶ Analyzing ─────────────────────────▶ Idle
+//!                           │                 │ Regressed
 //!                           └────────┬────────┘
-//!                                    ▼ ready           executed, settled          verified
-//!                                Preflight ──▶ TurningBack ──▶ Verifying ──────────▶ Steady
+//!                                    ▼ Ready        Executed, RolloutComplete    Recovered
+//!                                Preflight ──▶ RollingBack ──▶ Verifying ──────────▶ Idle
 //! ```
 //!
-//! Invariants, each held by a property test over any order of events:
-//! - one revision is rolled back at most once, and a revision that a rollback made never;
-//! - unless a person orders it, nothing is rolled back in any mode but `enforce`, nor without a verdict of rollback on the
-//!   very revision that is the newest, nor while our own trouble blinds us, nor more often in 24 h than the settings
-//!   allow;
-//! - every case ends: each phase has a deadline, and time alone leads back to `Steady`. After a restart the time of what
-//!   is being done begins anew when it is gone on with;
-//! - a revision with the contents that serve is not judged, and nothing begins anew by the contents that are being judged
-//!   or were found bad (`same.rs`);
-//! - what comes back after an absence is not judged until its start is over (`start.rs`).
+//! Invariants, each held by a property test over any order of inputs:
+//! - a revision is rolled back at most once, and a revision that a rollback made never;
+//! - unless a person orders it, nothing is rolled back in any mode but `enforce`, nor without a verdict on the very
+//!   revision that is the newest, nor while our own trouble blinds us, nor more often in 24 h than the settings allow;
+//! - every rollout ends: each phase has a deadline, and time alone leads back to `Idle`. When a phase is resumed after
+//!   a restart, its time starts anew;
+//! - a revision with the contents that serve is not analyzed, and nothing starts anew for contents that are under
+//!   analysis or were rejected (`same_contents.rs`);
+//! - a release that comes back after an absence is not analyzed until its start is over (`start.rs`).
 //!
-//! A revision that passed bakes while the release is at rest, and an alarm of its bake may reject it (`bake.rs`).
+//! A revision that passed bakes while the release is idle, and an alarm of its bake may reject it (`bake.rs`).
 //!
-//! Each transition leaves an [`LogEntry`]. The deadlines of the runbook are measured; exceeding one is an entry as well.
+//! Each transition leaves a [`LogEntry`]. The limits of the runbook are measured; exceeding one is an entry as well.
 
 mod bake;
 mod candidate;
@@ -44,16 +43,16 @@ use start::StartupPhase;
 
 use crate::core::units::{ClockShift, HasTimes, Namespace, ReleaseName, Revision, Time};
 
-/// Whether, and how far, a release is guarded.
+/// Whether a release is analyzed, and whether it is rolled back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Judge and roll back.
+    /// Analyze and roll back.
     Enforce,
-    /// Judge, and say what would have been done.
+    /// Analyze, and report what would have been done.
     #[default]
     Observe,
-    /// Probe only.
+    /// Probe only, without analyses.
     Off,
 }
 
@@ -78,14 +77,14 @@ impl Mode {
     }
 }
 
-/// How a release may be rolled back.
+/// Limits of rollbacks of a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RolloutLimits {
     /// Whether to act.
     pub mode: Mode,
     /// Rollbacks in 24 h, at most; 0 to 100.
     pub max_per_day: u32,
-    /// The length of the watch.
+    /// The length of the analysis.
     pub watch: Duration,
     /// The phase of settling ends after this at the latest; the analysis goes on.
     pub settle_cap: Duration,
@@ -99,21 +98,21 @@ pub enum RolloutPhase {
     #[default]
     #[serde(alias = "absent")]
     NotInstalled,
-    /// No revision is under judgement.
+    /// No revision is under analysis.
     #[serde(alias = "steady")]
     Idle,
-    /// A new revision is judged while its rollout runs.
+    /// A new revision is analyzed during its rollout.
     #[serde(alias = "settling")]
     RollingOut(Box<Candidate>),
-    /// A new revision is judged; its rollout is complete.
+    /// A new revision is analyzed; its rollout is complete.
     #[serde(alias = "watching")]
     Analyzing(Box<Candidate>),
-    /// A rollback was decided; whether and whereto is being looked at.
+    /// A rollback was decided; the target is chosen and checked.
     Preflight(Box<Candidate>),
     /// The rollback is carried out.
     #[serde(alias = "turning_back")]
     RollingBack(Box<Candidate>),
-    /// The rollback is done; the probes that rejected must pass.
+    /// The rollback is done; the probes that rejected the revision must recover.
     Verifying(Box<Candidate>),
 }
 
@@ -187,26 +186,26 @@ pub enum RolloutInput {
     /// The rollout of the newest revision is complete; it may have taken longer than its analysis.
     #[serde(alias = "settled")]
     RolloutComplete,
-    /// Helm has ended its work on the rollback, and nobody can see how far its rollout has come.
+    /// Helm has finished the rollback, and the cluster does not show the progress of its rollout.
     HelmIsDone,
-    /// The first sign of trouble of the revision under judgement, or the first after a quiet time.
+    /// The first sign of trouble of the revision under analysis, or the first after a quiet time.
     TroubleBegan,
-    /// The judgement: the revision made things worse.
+    /// Verdict: the revision made things worse.
     Regressed {
-        /// The revision that was judged.
+        /// The analyzed revision.
         revision: Revision,
         /// The reason, as `error_rate:db`.
         reason: String,
         /// The numbers in words.
         text: String,
     },
-    /// The judgement: nothing speaks against the revision.
+    /// Verdict: the revision passed.
     Healthy(Revision),
     /// The same, although something failed that its probes need.
     HealthyDespite {
-        /// The revision that was judged.
+        /// The analyzed revision.
         revision: Revision,
-        /// What failed, and what was not judged for it.
+        /// What failed, and what was excused for that.
         text: String,
     },
     /// The bake of the newest revision, which passed its analysis, ended with an alarm.
@@ -217,14 +216,14 @@ pub enum RolloutInput {
         reason: String,
         /// The numbers in words.
         text: String,
-        /// When the trouble began, as far as that is known.
+        /// When the trouble began, if known.
         trouble_since: Option<Time>,
         /// Whether the user lets a bake reject.
         rejects: bool,
     },
-    /// The judgement: nothing can be said.
+    /// Verdict: inconclusive.
     Inconclusive {
-        /// The revision that was judged.
+        /// The analyzed revision.
         revision: Revision,
         /// Why.
         reason: String,
@@ -242,7 +241,7 @@ pub enum RolloutInput {
     Blind(bool),
     /// The release is gone.
     Uninstalled,
-    /// A person wants the newest revision rolled back.
+    /// A person orders a rollback of the newest revision.
     Ordered {
         /// The revision to go back to; without one it is chosen as after a verdict.
         target: Option<Revision>,
@@ -279,19 +278,19 @@ pub enum RolloutInput {
     },
     /// The rollback was carried out.
     Executed {
-        /// Which one; of one that has been given up it is no news.
+        /// Which attempt; an abandoned one is ignored.
         attempt: RollbackAttempt,
         /// The revision that it made.
         created_revision: Revision,
     },
     /// The rollback failed.
     ExecutionFailed {
-        /// Which one; of one that has been given up it is no news.
+        /// Which attempt; an abandoned one is ignored.
         attempt: RollbackAttempt,
         /// Why.
         reason: String,
     },
-    /// After the rollback the probes that rejected pass.
+    /// After the rollback the probes that rejected the revision recover.
     Recovered,
     /// After the rollback the same still fails: it was not the release.
     StillFailing {
@@ -315,25 +314,25 @@ pub enum RolloutInput {
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RolloutCommand {
-    /// Probe every second and judge this revision.
+    /// Probe every second and analyze this revision.
     Watch(Revision),
     /// The analysis that runs goes on for this revision, which has the same contents.
     GoOn(Revision),
-    /// Stop judging; `passed` when the revision passed: it bakes from here on.
+    /// End the analysis; `kept` if the revision passed: its bake starts.
     EndAnalysis {
         /// Whether the revision passed.
         kept: bool,
     },
-    /// Look whether this revision can be rolled back, and whereto.
+    /// Run the preflight for this revision, and choose the target.
     Preflight(Revision),
     /// Turn this revision back.
     Execute {
-        /// The revision found bad; it must still be the newest.
+        /// The rejected revision; it must still be the newest.
         bad: Revision,
         /// The revision to go back to.
         target: Revision,
     },
-    /// Ask the probes that rejected again.
+    /// Verify the rollback with the probes that rejected the revision.
     Verify(Revision),
     /// Write into the ledger what was found of a revision's contents.
     Found {
@@ -365,7 +364,7 @@ impl HasTimes for LogEntry {
     }
 }
 
-/// Rollbacks and finished cases that are remembered.
+/// Rollbacks and finished rollouts that are remembered.
 const MAX_PAST: usize = 50;
 
 /// Entries that may wait to be taken; a step makes at most a handful.
@@ -404,8 +403,8 @@ pub struct Rollout {
     clock: PhaseClock,
 }
 
-/// Since when the time of a phase counts. While nobody of us ran, a rollback may have gone on, and its record must be
-/// looked at before it is given up.
+/// Since when the time of a phase counts. While no replica ran, a rollback may have continued, and its record must be
+/// read before it is abandoned.
 #[derive(Debug, Clone, Copy, Default)]
 enum PhaseClock {
     /// The state was read from outside, and is not gone on with yet: no time runs out.
@@ -466,7 +465,7 @@ impl Rollout {
         &self.limits
     }
 
-    /// New limits. They hold at once, but for the length of a watch that runs.
+    /// Sets new limits. They apply at once, except for the length of a running analysis.
     pub const fn set_limits(&mut self, limits: RolloutLimits) {
         self.limits = limits;
     }
@@ -481,7 +480,7 @@ impl Rollout {
         self.newest
     }
 
-    /// Finished cases, the newest at the end.
+    /// Finished rollouts, the newest at the end.
     pub fn finished(&self) -> &[FinishedRollout] {
         &self.finished
     }

@@ -1,4 +1,4 @@
-//! Orders of people: a rollback that no verdict asked for.
+//! Orders of people: rollbacks without a verdict.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ const MAX_KEYS: usize = 16;
 /// Refused orders that are remembered: mistakes of people must not push out how revisions ended.
 const MAX_REFUSED: usize = 10;
 
-/// The reason of a case that a person ordered, where that of a verdict stands otherwise.
+/// The reason of a rollout that a person ordered, in the place of a verdict's reason.
 pub const BY_HAND: &str = "by_hand";
 
 /// What tells one order from another.
@@ -59,7 +59,7 @@ impl OrderRecord {
 }
 
 impl Rollout {
-    /// The order that was sent with this key: its case, and how it ended, if it did.
+    /// The order with this key: its rollout, and how it ended, if it did.
     pub fn order_with(&self, key: &str) -> Option<(&Candidate, Option<&FinishedRollout>)> {
         let has = |candidate: &Candidate| {
             candidate
@@ -78,7 +78,7 @@ impl Rollout {
         Some((&finished.candidate, Some(finished)))
     }
 
-    /// The last case that was about a revision, and no order that was refused.
+    /// The last finished rollout that is not a refused order.
     pub fn last_ended(&self) -> Option<&FinishedRollout> {
         let mut finished = self.finished.iter().rev();
         finished.find(|finished| finished.outcome != RolloutOutcome::OrderRefused)
@@ -101,7 +101,7 @@ impl Rollout {
         Some(known.id.clone())
     }
 
-    /// A person wants the newest revision rolled back, whatever is known about it.
+    /// A person orders a rollback of the newest revision, whatever is known about it.
     pub(super) fn on_ordered(
         &mut self,
         target: Option<Revision>,
@@ -169,8 +169,7 @@ impl Rollout {
         self.remember(candidate, RolloutOutcome::OrderRefused, text, now);
     }
 
-    /// The look in the last moment found something in the way of what a person ordered. Where the revision was being judged,
-    /// that begins anew.
+    /// The preflight failed for an order. An analysis that it interrupted starts again.
     pub(super) fn end_order(
         &mut self,
         candidate: Candidate,
@@ -224,7 +223,8 @@ impl Rollout {
         }
     }
 
-    /// What the ledger is told once a rollback was made: a person's word counts like a verdict, but not before.
+    /// What goes into the ledger after an ordered rollback: an order counts like a verdict, but only once the rollback
+    /// was made.
     pub(super) fn found_by_order(candidate: &Candidate) -> Option<RolloutCommand> {
         candidate.ordered.then(|| RolloutCommand::Found {
             revision: candidate.revision,
@@ -233,7 +233,7 @@ impl Rollout {
         })
     }
 
-    /// Adds a finished case; the oldest gives way.
+    /// Adds a finished rollout; the oldest one is dropped.
     pub(super) fn remember(
         &mut self,
         candidate: Candidate,

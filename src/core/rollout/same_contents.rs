@@ -2,15 +2,14 @@
 //!
 //! | phase of that one | what follows |
 //! |---|---|
-//! | at rest: never judged, kept, unchanged, or made by a rollback | `unchanged`: it serves already; nothing is judged |
-//! | at rest: inconclusive, or found bad and still there | an analysis, with the revision that served before both |
-//! | settling, watching | the analysis goes on under the new number, with all its evidence |
-//! | preflight | the verdict holds; it is looked again whether it can be rolled back |
+//! | idle: never analyzed, passed, unchanged, or made by a rollback | `unchanged`: it serves already; no analysis |
+//! | idle: inconclusive, or rejected and still there | an analysis, compared with the revision that served before both |
+//! | rolling out, analyzing | the analysis continues under the new number, with all its evidence |
+//! | preflight | the verdict stands; the preflight runs again |
 //! | rolling back, before helm has made its revision | once helm is done, as in preflight |
 //! | rolling back or verifying, with the contents of helm's revision | `unchanged`; the rollback is verified all the same |
 //!
-//! So whoever upgrades again with the same contents neither loses nor gains anything by it. The number that is passed ends
-//! as `superseded`.
+//! So upgrading again with the same contents neither gains nor loses anything. The earlier number ends as `superseded`.
 
 use super::candidate::{
     Candidate, FinishedRollout, NOT_ROLLED_OUT, ROLLED_OUT_LATE, RevisionOrigin, RolloutOutcome,
@@ -92,8 +91,8 @@ impl Rollout {
         }
     }
 
-    /// Whether the newest revision is not one that simply serves: what it is like is not known, or it was found bad and is
-    /// still there. The same contents again are judged then.
+    /// Whether the newest revision does not simply serve: it is inconclusive, or was rejected and is still there. Then
+    /// the same contents are analyzed again.
     pub fn is_suspect(&self, known_good: bool) -> bool {
         let newest = self.newest;
         newest.is_some_and(|newest| self.suspect(newest, known_good).is_some())
@@ -129,7 +128,7 @@ impl Rollout {
         (is_uncertain && !known_good).then_some(&finished.candidate)
     }
 
-    /// The case of a revision whose rollout was never complete, if it ended so.
+    /// The finished rollout of a revision, if it was never complete.
     pub(super) fn never_rolled_out(&self, revision: Revision) -> Option<&Candidate> {
         let finished = self.last_of(revision)?;
         let never = finished.outcome == RolloutOutcome::Inconclusive
@@ -143,8 +142,8 @@ impl Rollout {
         newest.is_some_and(|newest| self.never_rolled_out(newest).is_some())
     }
 
-    /// The rollout is complete after the end of its analysis. From here on the revision serves, and what comes next is
-    /// compared with it; as nobody analyzed it so, it is not known to be good.
+    /// The rollout is complete after the end of its analysis. From now on the revision serves, and the next one is
+    /// compared with it; without an analysis it is not known to be good.
     pub(super) fn rolled_out_late(&mut self, now: Time, commands: &mut Vec<RolloutCommand>) {
         let newest = self.newest.filter(|_| self.may_complete_late());
         let mut finished = self.finished.iter_mut().rev();
@@ -171,7 +170,7 @@ impl Rollout {
         });
     }
 
-    /// Nothing is judged, and nothing that is going on is touched: no time begins anew.
+    /// Nothing is analyzed, and nothing that is running changes: no time starts anew.
     fn unchanged(&mut self, newcomer: NewRevision, before: Revision, which: &str, now: Time) {
         let NewRevision {
             revision,
@@ -188,7 +187,7 @@ impl Rollout {
         );
     }
 
-    /// The case goes on under another number. The phase is entered by the caller.
+    /// The rollout continues under another number. The caller enters the phase.
     fn renumber(
         &mut self,
         mut candidate: Box<Candidate>,
@@ -208,7 +207,7 @@ impl Rollout {
         candidate
     }
 
-    /// A revision that appeared while the rollback was carried out gave way to another one before it was judged.
+    /// A revision that appeared during the rollback was replaced by another one before it was analyzed.
     pub(super) fn passed_over(&mut self, candidate: &Candidate, by: Revision, now: Time) {
         let Some((revision, origin)) = candidate.overtaken_by else {
             return;

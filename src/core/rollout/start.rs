@@ -1,11 +1,11 @@
-//! A release that comes back after an absence, as from a backup.
+//! A release that comes back after an absence, for example from a backup.
 //!
-//! A backup brings back the records one after another, in any order, and what they speak of some time later. None of that
-//! is an upgrade. So what appears with a number above 1 after an absence is a start, and so is every revision that
-//! appears until the start is over: once the rollout has been complete, but not before a minute without a further
-//! revision; and after ten minutes at the latest, so that a part that never comes does not leave the release unguarded. A
-//! rollback that a person ordered ends it when it begins, and not when it is refused.
-//! What the probes measure until then is no baseline.
+//! A backup restores the records one after another, in any order, and the objects that they describe some time later.
+//! None of that is an upgrade. So a revision above 1 that appears after an absence is a start, and so is every revision
+//! that appears until the start is over. The start is over once the rollout has been complete, at least a minute after
+//! the last new revision; and after ten minutes at the latest, so that a part that never comes does not leave the
+//! release unanalyzed. An ordered rollback ends the start when it begins, but not if it is refused. Probe results until
+//! then do not count for the baseline.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::core::units::{ClockShift, HasTimes, Time};
 /// Records are brought back within seconds of one another.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// A restore of volumes may take hours; whoever deploys meanwhile wants to be guarded.
+/// Restoring volumes may take hours; deployments in the meantime have to be analyzed.
 const LONGEST: Duration = Duration::from_secs(600);
 
 /// A start that is not over.
@@ -61,7 +61,7 @@ impl Rollout {
         self.start.is_some_and(|start| !start.is_complete)
     }
 
-    /// Takes a revision that is part of a start; `false` where it is none.
+    /// Takes a revision that is part of a start; returns `false` if it is not.
     pub(super) fn is_start(
         &mut self,
         newcomer: NewRevision,

@@ -1,4 +1,4 @@
-//! Every pair of phase and event.
+//! All transitions: what each input does in each phase.
 
 use super::bake::BakeFailure;
 use super::candidate::{
@@ -124,8 +124,7 @@ impl Rollout {
         commands
     }
 
-    /// What is to be done after a restart, so that the phase goes on where it was. A watch is restored by whoever
-    /// kept it.
+    /// Commands that resume the phase after a restart. The caller restores a running analysis itself.
     pub fn resume(&mut self) -> Vec<RolloutCommand> {
         if matches!(self.clock, PhaseClock::Stands) {
             self.clock = PhaseClock::Begins;
@@ -157,7 +156,7 @@ impl Rollout {
         }
     }
 
-    /// A newest revision was read. Seen again, it is no news.
+    /// A newest revision was read. One that is known already changes nothing.
     fn seen(
         &mut self,
         newcomer: NewRevision,
@@ -201,7 +200,7 @@ impl Rollout {
         self.takes_its_place(newcomer, is_first_sight, now, commands);
     }
 
-    /// A revision that is to be judged, in whatever phase it appears.
+    /// A revision that has to be analyzed, in whatever phase it appears.
     fn takes_its_place(
         &mut self,
         newcomer: NewRevision,
@@ -368,7 +367,7 @@ impl Rollout {
         }
     }
 
-    /// Nobody can see how far the rollback's rollout has come.
+    /// The cluster does not show the progress of the rollback's rollout.
     fn on_helm_is_done(&mut self, now: Time, commands: &mut Vec<RolloutCommand>) {
         match std::mem::take(&mut self.phase) {
             RolloutPhase::RollingBack(candidate) if candidate.created_revision.is_some() => {
@@ -400,7 +399,7 @@ impl Rollout {
         commands.push(RolloutCommand::Verify(created_revision));
     }
 
-    /// The rollback is carried out, and a revision of somebody else came after it.
+    /// The rollback is done, and a foreign revision came after it.
     fn overtaken(
         &mut self,
         candidate: Candidate,
@@ -483,7 +482,7 @@ impl Rollout {
         )
     }
 
-    /// Why a revision that is bad is not rolled back, if so.
+    /// Why a rejected revision is not rolled back, if so.
     pub(super) fn failure(
         &self,
         candidate: &Candidate,
@@ -930,7 +929,7 @@ impl Rollout {
         }
     }
 
-    /// Takes the case out of a phase; the caller enters the next one. `None` leaves the phase as it is.
+    /// Takes the candidate out of a phase; the caller enters the next one. `None` leaves the phase as it is.
     fn take_candidate(
         &mut self,
         is_it: impl FnOnce(&RolloutPhase) -> bool,
@@ -951,7 +950,7 @@ impl Rollout {
         }
     }
 
-    /// The case of a revision that is judged.
+    /// Takes the candidate, if it is this revision under analysis.
     fn take_judged(&mut self, judged: Revision) -> Option<Box<Candidate>> {
         self.take_candidate(|phase| match phase {
             RolloutPhase::RollingOut(candidate) | RolloutPhase::Analyzing(candidate) => {
@@ -969,7 +968,7 @@ impl Rollout {
         self.take_candidate(|phase| matches!(phase, RolloutPhase::Preflight(_)))
     }
 
-    /// The case of this rollback, while it is carried out.
+    /// Takes the candidate of this rollback attempt, while it runs.
     fn take_attempt(&mut self, attempt: RollbackAttempt) -> Option<Box<Candidate>> {
         self.take_candidate(
             |phase| matches!(phase, RolloutPhase::RollingBack(candidate) if candidate.attempt() == Some(attempt)),

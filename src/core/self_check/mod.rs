@@ -1,32 +1,31 @@
-//! When a result is unknown because the trouble is ours. Pure: results and times in, outcomes out.
+//! The self-check: when a result is unknown because the trouble is ours. Pure: results and times in, outcomes out.
 //!
 //! Three signs of our own trouble:
-//! 1. *Late.* We started the result later than allowed, ended it later than its timeout allows, or stood still while it
-//!    was under way. Then its time is ours and not the target's, so it is unknown whatever it says: a good answer would
-//!    spoil the latency, a bad one may be our own absence.
-//! 2. *All targets.* Probes of several hosts are configured, and from every one of these hosts nothing came back when it
-//!    was last asked. Such failures are then unknown. A refusal, a reset, an alert of TLS, a part of an answer came back, so
-//!    packets travel, and the failure counts. Hosts are told apart by their addresses: several names of one entrance are
-//!    one neighbour, and no witnesses of one another.
-//! 3. *Control.* The last two results of the control probe, which belongs to no release, were bad. Whatever is bad is
-//!    then unknown. What is good stays good: no trouble of ours makes a wrong answer right.
+//! 1. *Late.* The probe started later than allowed, ended later than its timeout allows, or the process stood still
+//!    meanwhile. Then the measured time is ours and not the target's, so the result is unknown whatever it says: a
+//!    success would distort the latency, a failure may be our own absence.
+//! 2. *All targets.* Probes of several hosts are configured, and at its last probe none of these hosts sent anything
+//!    back. Such failures are then unknown. A refusal, a reset, a TLS alert and a partial answer all came back, so
+//!    packets travel, and the failure counts. Hosts are distinguished by address: several names of one ingress are one
+//!    host, and do not confirm each other.
+//! 3. *Control.* The last two results of the control probe, which belongs to no release, were failures. All failures
+//!    are then unknown. Successes stay successes: no trouble of ours makes a wrong answer right.
 //!
-//! Why trouble of ours does not become evidence: the first sign covers everything that happens within this process or
-//! machine, result by result. The others cover the network before the targets. They need to see a failure of each host
-//! (or two of the control probe) first, so what fails before the last of them speaks up, about one interval's worth,
-//! still counts: a verdict must not rest on so little.
+//! Why our trouble does not become evidence: the first sign covers this process and machine, result by result. The
+//! others cover the network before the targets. They first need a failure of each host (or two of the control probe),
+//! so earlier failures still count, for about one interval: no verdict may rest on so few.
 //!
 //! Why a real outage of one app is not hidden for long:
-//! - lateness excuses single results and ends with our trouble;
-//! - the second sign needs *all* hosts, so one that answers, with whatever status, or refuses, ends it with that answer;
-//!   where they have fewer addresses than `hosts_failing` (and always where it is but one) it does not exist. A failure excuses
-//!   others only while it is fresh: [`SelfCheck::freshness`]. And a probe is not excused where anybody has answered since it
-//!   began to fail: what breaks one path on every host, while their other paths answer, is not our network;
-//! - the third ends with one good answer of the control probe, or when that is no longer asked.
+//! - lateness excuses single results, and ends with our trouble;
+//! - the second sign needs *all* hosts: one that answers with any status, or refuses, ends it with that answer. With
+//!   fewer addresses than `hosts_failing`, and always with one, this sign does not exist. A failure excuses others only
+//!   while it is fresh: [`SelfCheck::freshness`]. And a probe is not excused if any host has answered since it began to
+//!   fail: something that breaks one path on every host, while other paths answer, is not our network;
+//! - the third ends with one success of the control probe, or when it is no longer probed.
 //!
-//! What they cannot tell apart: an outage in which every host falls silent at once looks like our own lost network and
-//! stays unknown. It is not silent: [`SelfCheck::troubles`] names it for as long as it lasts, and it has an alert of its own.
-//! `hosts_failing = 0` turns the sign off.
+//! What they cannot distinguish: an outage in which all hosts fall silent at once looks like our own lost network, and
+//! stays unknown. It is reported all the same: [`SelfCheck::troubles`] names it for as long as it lasts, and it has an
+//! alert of its own. `hosts_failing = 0` turns the sign off.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -39,10 +38,10 @@ use crate::core::units::{Moment, ProbeId};
 /// A heartbeat that is older says that the schedule stands still, and we with it. Four times its usual distance.
 pub const BEAT_TOO_OLD: Duration = Duration::from_secs(1);
 
-/// A trouble that shows only in single results is said to last for so long after the last of them.
+/// How long a trouble that shows only in single results counts as present after the last of them.
 pub const TROUBLE_LASTS: Duration = Duration::from_secs(60);
 
-/// So many failures of the control probe in a row are trouble: one alone may be its own bad luck.
+/// Consecutive failures of the control probe that count as trouble: a single one may be its own.
 const CONTROL_BAD: u32 = 2;
 
 /// "All hosts" of fewer than two says nothing about us.
@@ -57,7 +56,7 @@ pub struct Heartbeat {
     pub last_stall_end: Option<Moment>,
 }
 
-/// What we know of our own trouble. Memory is fixed by the number of configured probes.
+/// State of the self-check. Memory is fixed by the number of configured probes.
 #[derive(Debug)]
 pub struct SelfCheck {
     late_after: Duration,
@@ -95,7 +94,7 @@ impl SelfCheck {
         (interval * 3).max(Duration::from_secs(10))
     }
 
-    /// The outcome after doubt: the result's own, or unknown.
+    /// The outcome after the self-check: the result's own, or unknown.
     ///
     /// Results are given in about the order in which they end. `pulse` and `now` are read when this is called, so that
     /// a standstill which ended a moment ago is known. Costs one lookup of the probe, for failures and answers alike.
@@ -165,7 +164,7 @@ impl SelfCheck {
                 .is_some_and(|end| end >= result.started)
     }
 
-    /// Probes of the control probe that ended at `at`. A unknown one says nothing and is not to be given.
+    /// Takes a result of the control probe that ended at `at`. An unknown one says nothing and is not to be given.
     pub fn control(&mut self, good: bool, at: Moment) {
         self.control.bad_in_a_row = if good {
             0
@@ -178,8 +177,8 @@ impl SelfCheck {
         self.control.last = at;
     }
 
-    /// The troubles in force. Those that only results show last for [`TROUBLE_LASTS`]; the lost network and the failing
-    /// control probe for as long as they are so, whether or not a result has met them.
+    /// The current troubles. Those that only results show last for [`TROUBLE_LASTS`]; the lost network and the failing
+    /// control probe last as long as they are true, whether or not a result was affected.
     pub fn troubles(&self, now: Moment) -> impl Iterator<Item = UnknownReason> + '_ {
         UnknownReason::ALL
             .iter()
@@ -220,7 +219,7 @@ impl ControlProbe {
 #[derive(Debug, Default)]
 struct FailingHosts {
     of_probe: HashMap<ProbeId, ProbeState>,
-    /// Until when each host counts as failing; `None` when its last evidence is an answer, or when there is none.
+    /// Until when each host counts as failing; `None` if its last evidence is an answer, or if there is none.
     failing_until: Vec<Option<Moment>>,
     /// How many of them are not `None`.
     failing: usize,
@@ -228,7 +227,7 @@ struct FailingHosts {
     entrances: Vec<Option<IpAddr>>,
     /// How many different ones there are; `None` when one has changed.
     neighbours: Option<usize>,
-    /// So many must fail together.
+    /// Number of hosts that must fail together.
     fewest: usize,
     /// No failure ends before this moment by age, so that until then the count alone is the answer.
     none_ends_before: Moment,
@@ -353,7 +352,7 @@ impl FailingHosts {
         unknown.count() + known.len()
     }
 
-    /// The same for whoever may not tidy up: looks at all hosts.
+    /// The same without mutation: examines all hosts.
     fn all_fail_exactly(&self, now: Moment) -> bool {
         !self.failing_until.is_empty()
             && self.failing == self.failing_until.len()

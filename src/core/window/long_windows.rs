@@ -1,8 +1,8 @@
-//! Counts over long spans, for rates and budgets: a minute to 30 days in 2.9 KiB.
+//! Counts over long windows, for rates and budgets: a minute to 30 days in 2.9 KiB.
 //!
-//! Every span is the newest 12 to 120 slots of one of five rings of slots. The oldest slot of a span leaves whole, so
-//! that a span of `n` slots covers between `(n-1)/n` and all of its length: the short spans are at most 1/12 short,
-//! the 1 h span 1/24, 2 h 1/48, the day 1/48 and the 30 days 1/120. Counters saturate.
+//! Every window is the newest 12 to 120 slots of one of five rings. The oldest slot expires as a whole, so a window of
+//! `n` slots covers between `(n-1)/n` and all of its length: the short windows are at most 1/12 short, 1 h 1/24, 2 h
+//! 1/48, the day 1/48 and 30 days 1/120. Counters saturate.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::probe_result::Outcome;
 use crate::core::units::{ErrorRate, Moment};
 
-/// A span that is counted.
+/// A window with counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub enum LongWindow {
     /// One minute.
@@ -120,13 +120,13 @@ const RINGS: [CountRing; 5] = {
 };
 const ALL_SLOTS: usize = 240;
 
-/// Good, bad and unknown results of a slot or a span.
+/// Successes, failures and unknown results of a slot or a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counts {
     /// Results as expected.
     #[serde(alias = "good")]
     pub success: u32,
-    /// Results that were not.
+    /// Results that were not as expected.
     #[serde(alias = "bad")]
     pub failure: u32,
     /// Results without evidence.
@@ -135,7 +135,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// The share of bad among good and bad; `None` without either.
+    /// The share of failures among successes and failures; `None` without either.
     pub fn error_rate(&self) -> Option<ErrorRate> {
         let failure = u64::from(self.failure);
         ErrorRate::of(failure, failure + u64::from(self.success))
@@ -151,8 +151,8 @@ impl Counts {
 
 /// Counts over all of [`LongWindow::ALL`].
 ///
-/// As in a window, time alone decides what is counted, results may come in any order, and time only goes forward.
-/// Its serialised form is bound to the machine's time line; what stores it must store a moment beside it.
+/// As in a [`Window`](super::Window), only time decides what is counted, results may come in any order, and time only
+/// goes forward. The serialized form is bound to the machine's time line: store a moment with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "StoredWindows", into = "StoredWindows")]
 pub struct LongWindows {
@@ -177,7 +177,7 @@ impl LongWindows {
         self.record_times(at, outcome, 1);
     }
 
-    /// Counts a result as so many of its kind.
+    /// Counts a result several times.
     pub fn record_times(&mut self, at: Moment, outcome: Outcome, times: u32) {
         let one = match outcome {
             Outcome::Success => Counts {
@@ -207,8 +207,8 @@ impl LongWindows {
         }
     }
 
-    /// The same on another time line, on which all moments are so many seconds later: that of another machine, or of
-    /// the same one started anew. Each ring moves by whole slots of its own.
+    /// The same on another time line, on which all moments are this many seconds later: that of another machine, or of
+    /// the same one after a restart. Each ring moves by whole slots.
     #[must_use]
     pub fn moved(&self, seconds: i64) -> Self {
         let mut moved = Self::default();
@@ -228,7 +228,7 @@ impl LongWindows {
         moved
     }
 
-    /// What is counted over a span that ends now.
+    /// Counts of a window that ends now.
     pub fn count(&self, span: LongWindow, now: Moment) -> Counts {
         let (index, slots) = span.place();
         self.sum(index, slots, now)
@@ -246,7 +246,7 @@ impl LongWindows {
         sum
     }
 
-    /// What is counted over so many whole days that end now; 1 to 30.
+    /// Counts of this many whole days that end now; 1 to 30.
     pub fn days(&self, days: u32, now: Moment) -> Counts {
         let ring = RINGS.len() - 1;
         let slots = u64::from(days.clamp(1, 30)) * 86_400 / RINGS[ring].seconds;
@@ -258,7 +258,7 @@ impl LongWindows {
         LongWindow::ALL.map(|span| self.count(span, now))
     }
 
-    /// Bytes of memory that it takes, all told.
+    /// Bytes of memory.
     pub const fn bytes(&self) -> usize {
         size_of::<Self>() + size_of::<[Counts; ALL_SLOTS]>()
     }
@@ -274,16 +274,16 @@ struct StoredWindows {
 
 const VERSION: u8 = 2;
 
-/// Why stored counts cannot be taken up again.
+/// Why stored counts cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoredWindowsError {
     /// Written by another version.
     #[error("the counts of the long spans have version {0}, and only version {VERSION} is known")]
     Version(u8),
-    /// Not as many slots as there are.
+    /// The number of slots is wrong.
     #[error("the counts of the long spans have {0} slots instead of {ALL_SLOTS}")]
     Slots(usize),
-    /// A moment that cannot be.
+    /// An impossible moment.
     #[error("the counts of the long spans are of an impossible time")]
     Time,
 }

@@ -1,15 +1,15 @@
-//! The recent results of one probe: counts and latencies of a rolling span of time, in fixed memory.
+//! The recent results of one probe: counts and latencies of a rolling window, in fixed memory.
 //!
 //! Invariants:
-//! - Time decides what is counted, and reads do not: an answer for `now` is the same whether or not the window was
-//!   read before. Time only goes forward; a `now` before the newest moment that was seen means that moment.
-//! - A window is divided into [`SLOTS`] slots that expire whole. It so holds everything of the last 29/30 of its span
-//!   and nothing that is older than its span.
-//! - Results may come in any order: each is counted in the slot of the moment it is given with, and not at all when
-//!   that slot is over.
-//! - Memory is taken once, by [`Window::new`]. When more results come than were announced, the oldest leave
-//!   early: the window becomes shorter, never larger and never wrong about what it holds.
-//! - Good and failures are evidence. Void and missed ones are counted, and are in no rate and no quantile.
+//! - Only time decides what is counted, reads do not: the counts for `now` are the same whether or not the window was
+//!   read before. Time only goes forward; a `now` before the newest known moment means that moment.
+//! - A window is divided into [`SLOTS`] slots that expire as a whole. So it contains everything of the last 29/30 of
+//!   its length, and nothing that is older than its length.
+//! - Results may come in any order: each is counted in the slot of its moment, and not at all if that slot has expired.
+//! - Memory is taken once, by [`Window::new`]. If more results come than were announced, the oldest leave early: the
+//!   window becomes shorter, never larger, and never wrong about what it contains.
+//! - Successes and failures are evidence. Unknown results and missed slots are counted, and are in no rate and no
+//!   quantile.
 //! - Too little data gives `None`, never 0.
 
 #![expect(
@@ -39,11 +39,10 @@ use crate::core::units::{ErrorRate, Moment};
 /// Slots of a window.
 pub const SLOTS: usize = 30;
 
-/// The most results that a window can hold, whatever it is asked for: an hour at ten a second fits, and it bounds
-/// the raw samples to 384 KiB.
+/// Maximum number of results in a window: an hour at ten a second fits, and the raw samples take at most 384 KiB.
 pub const MAX_SAMPLES: usize = 65_536;
 
-/// Latencies are kept from 1 µs to this; longer ones count as this. No timeout is longer.
+/// The longest latency; longer ones count as this. No timeout is longer.
 pub const MAX_LATENCY: Duration = Duration::from_secs(60);
 
 const MAX_MICROS: u64 = MAX_LATENCY.as_micros() as u64;
@@ -54,7 +53,7 @@ const EXACT_BELOW: usize = 100;
 /// Significant digits of the histogram: what it answers is at most 1 % too high.
 const DIGITS: u8 = 2;
 
-/// Good, and bad for each reason.
+/// Success, and failure for each reason.
 const CODES: usize = 1 + Reason::COUNT;
 
 thread_local! {
@@ -67,7 +66,7 @@ thread_local! {
 pub struct WindowCounts {
     /// Results as expected.
     pub success: u64,
-    /// Results that were not.
+    /// Results that were not as expected.
     pub failure: u64,
     /// Results without evidence.
     pub unknown: u64,
@@ -76,7 +75,7 @@ pub struct WindowCounts {
 }
 
 impl WindowCounts {
-    /// The share of bad among good and bad; `None` without either.
+    /// The share of failures among successes and failures; `None` without either.
     pub fn error_rate(&self) -> Option<ErrorRate> {
         ErrorRate::of(self.failure, self.success.saturating_add(self.failure))
     }
@@ -84,7 +83,7 @@ impl WindowCounts {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct WindowSlot {
-    /// Good and failures, so many in `Window::samples`.
+    /// Successes and failures: how many of `Window::samples` belong to this slot.
     samples: u32,
     unknown: u32,
     missed: u32,
@@ -104,8 +103,8 @@ pub struct Window {
     /// In the order of their slots; never grows beyond `most` live ones and `slack` stale ones in front of them.
     samples: VecDeque<PackedResult>,
     most: usize,
-    /// Samples that have left the counts and are still in `total`. Taking samples out of a histogram costs the same
-    /// for one as for many, so they wait for the next question, or until there are more than `slack`.
+    /// Samples that have left the counts and are still in `total`. Removing one from a histogram costs as much as
+    /// removing many, so they wait for the next read, or until there are more than `slack`.
     stale: usize,
     slack: usize,
     /// How many samples there are of each code.
@@ -113,13 +112,12 @@ pub struct Window {
     /// The sums over all slots.
     unknown: u64,
     missed: u64,
-    /// All samples, where the window can hold enough of them to need it.
+    /// All samples, if the window is large enough to need it.
     total: Option<Box<Histogram<u32>>>,
 }
 
 impl Window {
-    /// An empty window over a span, with room for so many good and failures (at least 1, at most
-    /// [`MAX_SAMPLES`]).
+    /// An empty window with room for `most` successes and failures (at least 1, at most [`MAX_SAMPLES`]).
     pub fn new(span: Duration, most: usize) -> Self {
         let most = Self::bounded(most);
         let slot_nanos = u64::try_from(span.as_nanos() / SLOTS as u128)
@@ -144,15 +142,15 @@ impl Window {
         }
     }
 
-    /// The room that a span needs when a result is due at each interval and some may be under way: a slot more
-    /// than the span, so that nothing leaves early on account of jitter.
+    /// The room that a window needs for a result at each interval and some in flight: a slot more than its length, so
+    /// that nothing leaves early because of jitter.
     pub fn room(span: Duration, interval: Duration, in_flight: u32) -> usize {
         let due = span.as_nanos().div_ceil(interval.as_nanos().max(1));
         let due = usize::try_from(due).unwrap_or(MAX_SAMPLES).min(MAX_SAMPLES);
         due + due / SLOTS + in_flight as usize + 1
     }
 
-    /// The room that [`Window::new`] gives when asked for so much.
+    /// The room that [`Window::new`] gives for this request.
     pub const fn bounded(most: usize) -> usize {
         if most < 1 {
             1
@@ -163,8 +161,7 @@ impl Window {
         }
     }
 
-    /// An empty window of another span or with other room, into which this one's results are carried over, each
-    /// as of the start of its slot.
+    /// An empty window of another length or room, with the results of this one, each at the start of its slot.
     #[must_use]
     pub fn carried_over(&self, span: Duration, most: usize) -> Self {
         let mut new = Self::new(span, most);
@@ -183,12 +180,12 @@ impl Window {
         new
     }
 
-    /// The span that it was made for.
+    /// Its length.
     pub const fn span(&self) -> Duration {
         self.span
     }
 
-    /// How many good and failures it has room for.
+    /// Its room for successes and failures.
     pub const fn most(&self) -> usize {
         self.most
     }
@@ -203,7 +200,7 @@ impl Window {
         }
     }
 
-    /// Counts so many slots of the schedule that could not start.
+    /// Counts slots of the schedule that could not start.
     pub fn missed(&mut self, at: Moment, count: u32) {
         if let Some(number) = self.slot_at(at) {
             let slot = self.slot_mut(number);
@@ -213,7 +210,7 @@ impl Window {
         }
     }
 
-    /// What is counted now. Takes constant time.
+    /// Current counts. Takes constant time.
     pub fn counts(&mut self, now: Moment) -> WindowCounts {
         self.advance(now);
         WindowCounts {
@@ -224,7 +221,7 @@ impl Window {
         }
     }
 
-    /// The failures of now by their reason, in the order of [`Reason::ALL`].
+    /// Current failures by reason, in the order of [`Reason::ALL`].
     pub fn reasons(&mut self, now: Moment) -> [u32; Reason::COUNT] {
         self.advance(now);
         let mut reasons = [0; Reason::COUNT];
@@ -232,14 +229,14 @@ impl Window {
         reasons
     }
 
-    /// The share of failures among good and bad ones now; `None` without either. Takes constant time.
+    /// The current share of failures among successes and failures; `None` without either. Takes constant time.
     pub fn error_rate(&mut self, now: Moment) -> Option<ErrorRate> {
         self.advance(now);
         ErrorRate::of(self.failure(), self.live() as u64)
     }
 
-    /// A quantile of the latency of good and failures now; `None` with fewer samples than [`Quantile::needs`].
-    /// Below 100 samples exact to the microsecond, from there on up to 1 % too high.
+    /// A quantile of the current latencies of successes and failures; `None` with fewer samples than
+    /// [`Quantile::needs`]. Below 100 samples exact to the microsecond, from there on up to 1 % too high.
     pub fn quantile(&mut self, quantile: Quantile, now: Moment) -> Option<Duration> {
         self.advance(now);
         let samples = self.live();
@@ -277,7 +274,7 @@ impl Window {
         }
     }
 
-    /// Bytes of memory that it takes, all told.
+    /// Bytes of memory.
     pub fn bytes(&self) -> usize {
         size_of::<Self>()
             + self.samples.capacity() * size_of::<PackedResult>()
@@ -286,7 +283,7 @@ impl Window {
             })
     }
 
-    /// How many good and failures are counted.
+    /// Current successes and failures.
     fn live(&self) -> usize {
         self.samples.len() - self.stale
     }
@@ -303,7 +300,7 @@ impl Window {
         &mut self.slots[(number % SLOTS as u64) as usize]
     }
 
-    /// The slot of a moment, after time has gone on to it; `None` when that slot is over.
+    /// The slot of a moment, after advancing to it; `None` if that slot has expired.
     #[inline]
     fn slot_at(&mut self, at: Moment) -> Option<u64> {
         self.advance(at);
@@ -348,7 +345,7 @@ impl Window {
         }
     }
 
-    /// Lets time go on to a moment: what is older than the span leaves.
+    /// Advances to a moment: expired slots leave.
     #[inline]
     fn advance(&mut self, to: Moment) {
         if to.nanos() >= self.newest_ends {
@@ -376,8 +373,8 @@ impl Window {
         slot.samples as usize
     }
 
-    /// Makes room by letting the oldest samples leave early: of the oldest slot that has some, at most a thirtieth of
-    /// all at a time, so that a burst within one slot does not empty the window, and the work is shared by many.
+    /// Makes room by dropping the oldest samples: from the oldest slot that has some, at most a thirtieth of all at a
+    /// time, so that a burst within one slot does not empty the window, and the work is spread.
     #[cold]
     fn drop_oldest(&mut self) {
         let oldest = (self.newest + 1).saturating_sub(SLOTS as u64);
@@ -391,7 +388,7 @@ impl Window {
         }
     }
 
-    /// Lets so many of the oldest samples leave the counts.
+    /// Removes this many of the oldest samples from the counts.
     fn forget(&mut self, count: usize) {
         for packed in self.samples.range(self.stale..self.stale + count) {
             self.by_code[packed.code()] -= 1;
@@ -402,7 +399,7 @@ impl Window {
         }
     }
 
-    /// Removes the stale samples from `total` and for good.
+    /// Removes the stale samples from `total`, permanently.
     fn settle(&mut self) {
         if self.stale == 0 {
             return;
@@ -428,7 +425,7 @@ impl Window {
         self.total.as_deref()
     }
 
-    /// Calls with a copy of the packed samples, which sort by latency. On the stack, where they are few.
+    /// Calls with a copy of the packed samples, which sort by latency. On the stack if there are few.
     fn with_raw<T>(&self, ask: impl FnOnce(&mut [PackedResult]) -> T) -> T {
         let (front, back) = self.samples.as_slices();
         let stale_in_front = self.stale.min(front.len());
@@ -461,7 +458,7 @@ fn count_into<'a>(histogram: &mut Histogram<u32>, samples: impl Iterator<Item = 
     }
 }
 
-/// Takes samples out of a histogram; false if that could not be done, and it must be counted anew.
+/// Removes samples from a histogram; false if that failed, and it must be counted anew.
 fn subtract<'a>(
     total: &mut Histogram<u32>,
     samples: impl Iterator<Item = &'a PackedResult>,

@@ -15,7 +15,7 @@ const MAX_MICROS: u32 = MAX_LATENCY.as_micros() as u32;
 const _: () = assert!(CODES <= 1 << CODE_BITS && MAX_MICROS < 1 << (32 - CODE_BITS));
 
 impl PackedResult {
-    /// Latencies out of bounds are kept at the bounds: 1 µs and [`MAX_LATENCY`].
+    /// Latencies out of bounds are clamped: 1 µs to [`MAX_LATENCY`].
     pub(crate) fn new(latency: Duration, outcome: Outcome) -> Self {
         let code = match outcome {
             Outcome::Success => 0,
@@ -31,7 +31,7 @@ impl PackedResult {
         (self.0 >> CODE_BITS) as u64
     }
 
-    /// 0 for a good one, 1 + the reason's index for a bad one, more for an unknown one.
+    /// 0 for a success, 1 + the reason's index for a failure, more for unknown.
     pub(crate) const fn code(self) -> usize {
         (self.0 & ((1 << CODE_BITS) - 1)) as usize
     }

@@ -1,6 +1,6 @@
-//! The quantiles that are offered, and what they need.
+//! The quantiles, and how many samples each needs.
 
-/// A quantile that is offered, with the number of samples below which it would be a guess.
+/// A quantile, with the number of samples below which it would be a guess.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Quantile {
     /// The median; from 2 samples on.
@@ -30,12 +30,12 @@ impl Quantile {
         }
     }
 
-    /// The fewest samples that it is given for: so many that at least one is expected above it.
+    /// The fewest samples that it needs: enough that at least one is expected above it.
     pub const fn needs(self) -> usize {
         1000 / (1000 - self.per_mille())
     }
 
-    /// Which of so many samples in ascending order it is, counted from 1.
+    /// Its rank among this many samples in ascending order, counted from 1.
     pub(super) const fn rank(self, samples: usize) -> usize {
         (samples * self.per_mille()).div_ceil(1000)
     }

@@ -1,18 +1,18 @@
-//! Results by what they stand for: budgets are of time, and a probe is asked more often while a revision is watched.
+//! Results weighted by time: a budget is about time, and a probe runs more often during an analysis.
 //!
-//! A result counts as the interval at which it was taken, divided by the probe's own: of thirty a watch takes in the
-//! place of one, each is a thirtieth. What a kind of outcome has of fractions is carried on, so that what is counted is
-//! whole and never more than one result off. So five minutes of outage spend the same whether or not anybody watches,
-//! and a ratio over an hour is not that of the five minutes of it in which there were most results.
+//! A result counts as its interval divided by the probe's own interval: of thirty results in place of one, each counts
+//! as a thirtieth. Fractions are carried over for each kind of outcome, so that counts are whole and never off by more
+//! than one result. So five minutes of outage spend the same with or without an analysis, and the ratio of an hour is
+//! not dominated by the five minutes with the most results.
 
 use std::time::Duration;
 
 use crate::core::probe_result::Outcome;
 
-/// One, as fractions of results are counted.
+/// One result, in the unit of the fractions.
 const ONE: u64 = 1 << 16;
 
-/// What one result counts.
+/// The weight of one result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResultWeight(u64);
 
@@ -23,7 +23,7 @@ impl Default for ResultWeight {
 }
 
 impl ResultWeight {
-    /// Of a result that is taken at an interval, by a probe that has its own. An interval of zero there is none.
+    /// The weight of a result at an interval, for a probe with its own interval. Intervals are never zero.
     pub fn of(interval: Duration, own: Duration) -> Self {
         // Up, so that thirty thirtieths are one.
         let share = (interval.as_nanos() * u128::from(ONE)).div_ceil(own.as_nanos().max(1));
@@ -35,14 +35,14 @@ impl ResultWeight {
 /// Counts results by their weights.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WeightedCounts {
-    /// Fractions of good, bad and unknown results.
+    /// Carried fractions of successes, failures and unknown results.
     carried: [u64; 3],
     success: u64,
     failure: u64,
 }
 
 impl WeightedCounts {
-    /// Counts one; returns how many whole ones that makes.
+    /// Counts one result; returns how many whole ones that makes.
     pub fn count(&mut self, outcome: Outcome, weight: ResultWeight) -> u32 {
         let kind = match outcome {
             Outcome::Success => 0,
@@ -60,7 +60,7 @@ impl WeightedCounts {
         u32::try_from(whole).unwrap_or(u32::MAX)
     }
 
-    /// Good and bad ones so far.
+    /// Successes and failures so far.
     pub const fn counts(&self) -> (u64, u64) {
         (self.success, self.failure)
     }

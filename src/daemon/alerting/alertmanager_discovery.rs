@@ -1,4 +1,4 @@
-//! The Alertmanagers: every address of every name, each with a task of its own.
+//! Alertmanager discovery: resolves each configured name and runs one sending task for each of its addresses.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,14 +13,14 @@ use crate::metrics::Metrics;
 use crate::notify::AlertStyle;
 use crate::notify::{self, AlertPayload, AlertmanagerObserver, AlertmanagerPeer};
 
-/// An Alertmanager, and the task that sends to it.
+/// One Alertmanager and the task that sends to it.
 pub(super) struct AlertmanagerTask {
     pub(super) peer: Arc<AlertmanagerPeer>,
     pub(super) stop: CancellationToken,
     pub(super) task: JoinHandle<()>,
 }
 
-/// Which one: the number of its URL, and its address.
+/// Index of its URL in the configuration, and its address.
 pub(super) type AlertmanagerAddress = (usize, SocketAddr);
 
 impl AlertEvaluator {
@@ -102,7 +102,7 @@ impl AlertEvaluator {
     }
 }
 
-/// What is to be done where the name of a URL has these addresses now: who is gone, and where somebody new is.
+/// Compares the resolved addresses of one URL with the running tasks: which to end, and which to start.
 fn changes<'a>(
     known: impl Iterator<Item = &'a AlertmanagerAddress> + Clone,
     number: usize,
@@ -117,10 +117,10 @@ fn changes<'a>(
     (gone.collect(), new)
 }
 
-/// The numbers of the Alertmanagers, as metrics.
+/// Gauges of one Alertmanager.
 struct AlertmanagerMetrics {
     metrics: Arc<Metrics>,
-    /// What it has added to the gauges, to which those of other releases add as well.
+    /// How much this task has added to the shared gauges; the tasks of other releases add to the same ones.
     waiting: AtomicI64,
     unconfirmed: AtomicI64,
 }
@@ -135,7 +135,7 @@ impl AlertmanagerMetrics {
     }
 }
 
-/// How much more it is than before.
+/// The difference to the value that was added last.
 fn more(before: &AtomicI64, now: usize) -> i64 {
     let now = i64::try_from(now).unwrap_or(i64::MAX);
     now - before.swap(now, Ordering::Relaxed)

@@ -1,4 +1,4 @@
-//! What is wrong with a release, from what is shown of it: pure, so that a restart finds the same.
+//! Alert conditions of one release, from its status. Pure, so a restart finds the same conditions.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use crate::core::probe_stats::{ProbeStats, TrackedProbe};
 use crate::http::status::GuardView;
 use crate::http::status::RolloutView;
 
-/// A release that was rolled back and is well is told of for so long, in seconds.
+/// How long the alert about a successful rollback stays, in seconds.
 const TOLD_FOR: f64 = 3600.0;
 
-/// After a rollback that did not help, the release is well again once no result was bad for this long, in seconds.
+/// After a rollback that did not help: seconds without a failed result until the release counts as healthy.
 const WELL_AFTER: f64 = 300.0;
 
-/// So many failures in a row are a probe that fails; one, where the next is a minute or more away.
+/// Failed results in a row that make a probe failing. One is enough if the next comes a minute or more later.
 const IN_A_ROW: u32 = 3;
 
-/// What is wrong with a guarded release. `is_well`: none of its results of the last five minutes was bad.
+/// Conditions of a release. `is_well`: no result of the last five minutes was a failure.
 pub(super) fn of_release(view: &GuardView, is_well: bool, now: f64) -> Option<Condition> {
     let (kind, revision, text) = status(view, is_well, now)?;
     let mut place = release(&view.namespace, &view.release);
@@ -79,7 +79,7 @@ fn of_outcome(last: &RolloutView, is_well: bool, now: f64) -> Option<AlertKind> 
     }
 }
 
-/// A release whose cluster does not tell of it.
+/// The cluster says nothing about this release.
 pub(super) fn blind(view: &GuardView) -> Option<Condition> {
     let why = view.blind.as_ref()?;
     Some(Condition {
@@ -93,7 +93,7 @@ pub(super) fn blind(view: &GuardView) -> Option<Condition> {
     })
 }
 
-/// A release whose newest revision answers more slowly than the one before.
+/// The newest revision answers more slowly than the one before.
 pub(in crate::daemon) fn slower(view: &GuardView, now: f64) -> Option<Condition> {
     let at_work = view.analysis.as_ref().and_then(|watch| {
         let candidate = view.candidate.as_ref()?;
@@ -114,7 +114,7 @@ pub(in crate::daemon) fn slower(view: &GuardView, now: f64) -> Option<Condition>
     })
 }
 
-/// A release whose newest revision passed its analysis, and whose bake ended with an alarm. One that is rolled back for that
+/// The newest revision passed its analysis, and its bake ended with an alarm. A revision that is rolled back for that
 /// has an alert of its own.
 pub(super) fn bake_failed(view: &GuardView, now: f64) -> Option<Condition> {
     let bake = view.bake.as_ref().filter(|bake| bake.state == "failed")?;
@@ -137,7 +137,7 @@ pub(super) fn bake_failed(view: &GuardView, now: f64) -> Option<Condition> {
     })
 }
 
-/// So many answers of a kind, one after the other, are news.
+/// Results of one kind in a row that are worth a message.
 pub(in crate::daemon) const fn in_a_row(interval: Duration) -> u32 {
     if interval.as_secs() >= 60 {
         1
@@ -146,7 +146,7 @@ pub(in crate::daemon) const fn in_a_row(interval: Duration) -> u32 {
     }
 }
 
-/// Whether a probe was asked often enough since the start that it would have been seen to fail.
+/// Whether the probe has had enough results since the start to be known as failing.
 pub(super) fn is_known(stats: &ProbeStats, interval: Duration) -> bool {
     let (success, failure) = stats.judged();
     success + failure >= u64::from(in_a_row(interval))
@@ -186,7 +186,7 @@ pub(super) fn of_probe(tracked_probe: &TrackedProbe) -> Option<Condition> {
     })
 }
 
-/// Something that concerns no release.
+/// A condition of the daemon itself, without a release.
 pub(super) fn of_ourselves(kind: AlertKind, place: Labels, text: String) -> Condition {
     Condition {
         kind,
@@ -203,7 +203,7 @@ pub(super) fn release(namespace: &str, release: &str) -> Labels {
     ])
 }
 
-/// Where the status page shows it; its ids are percent-encoded in links.
+/// Fragment of the status page for a release; the page percent-encodes ids in links.
 pub(super) fn fragment(namespace: &str, release: &str) -> String {
     format!("release/{namespace}/{release}")
 }

@@ -1,4 +1,4 @@
-//! What is wrong now, and of what that is not known yet.
+//! Which conditions hold now, and for which subjects that is unknown.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use crate::http::Shard;
 use crate::http::status::GuardView;
 use crate::platform::clock;
 
-/// Of what it is not known whether it is wrong; alerts about it stay as they are. After a start that is everything which
-/// nobody has tried yet: an alert that ended then would be a false "resolved" in the middle of an outage.
+/// Subjects whose condition is unknown; their alerts stay as they are. After a start these are all subjects without a
+/// result: ending their alerts would send a false "resolved" in the middle of an outage.
 #[derive(Default)]
 pub(super) struct UnknownSubjects {
     places: HashSet<AlertSubject>,
     receivers: HashSet<String>,
-    /// The addresses of an Alertmanager are not known yet, so that any receiver may be one of those.
+    /// The addresses of an Alertmanager are not resolved yet, so each receiver may be one of them.
     any_receiver: bool,
     ourselves: bool,
 }
@@ -48,11 +48,11 @@ impl UnknownSubjects {
     }
 }
 
-/// Namespace, release and probe; empty where an alert has none.
+/// Namespace, release and probe; empty if the alert has none.
 type AlertSubject = (String, String, String);
 
 impl AlertEvaluator {
-    /// Tells what is wrong; gives that of which it is not known.
+    /// Passes each condition that holds to `found`; returns the subjects whose condition is unknown.
     pub(super) fn conditions(
         &self,
         tracked_probe: &[Arc<TrackedProbe>],
@@ -117,7 +117,7 @@ impl AlertEvaluator {
         unknown
     }
 
-    /// What is wrong with ourselves, and with those who are to be told.
+    /// Conditions of the daemon itself and of the receivers.
     fn of_ourselves(&self, unknown: &mut UnknownSubjects, mut found: impl FnMut(Condition)) {
         let of_release = match &self.setup.shard {
             Shard::Release(namespace, name) => Some(conditions::release(namespace, name)),
@@ -201,8 +201,8 @@ impl AlertEvaluator {
     }
 }
 
-/// No failure, and some good ones, in the last five minutes. Each of a watch counts there for less than one, and
-/// one that was bad a while ago is in the window.
+/// No failure and at least one success in the last five minutes. Weighted counts alone do not say that: results of an
+/// analysis count for less than one, so the window is checked as well.
 fn is_well(stats: &mut ProbeStats, now: Moment) -> bool {
     let counts = stats.counts(LongWindow::Minutes5, now);
     let failure = stats.window().counts(now).failure;

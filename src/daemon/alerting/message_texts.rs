@@ -1,4 +1,4 @@
-//! News of rollouts in words, each told once: when a revision is found bad, and how it ended.
+//! Texts of the messages about rollouts. Each is sent once: when a revision is rejected, and at the end of its rollout.
 
 use url::Url;
 
@@ -7,10 +7,10 @@ use crate::core::rollout::{BY_HAND, NOT_ROLLED_OUT, ROLLED_OUT_LATE};
 use crate::http::status::{GuardView, RolloutView};
 use crate::notify::Message;
 
-/// What ended longer ago, in seconds, is no news: it was told by whoever ran then.
+/// Seconds after which an end is no longer sent: the process that ran then has sent it.
 const FRESH: f64 = 3600.0;
 
-/// What is new of a release. Of a revision that has ended already only the end is told.
+/// New messages of a release. For a rollout that has ended already, only the end is sent.
 pub(super) fn of_release(view: &GuardView, page: Option<&Url>, now: f64) -> Vec<Message> {
     let mut news: Vec<Message> = view
         .rollouts
@@ -126,7 +126,7 @@ fn ended(view: &GuardView, finished: &RolloutView, page: Option<&Url>) -> Option
     })
 }
 
-/// How long each step took, where one was taken.
+/// Duration of each step that ran.
 fn steps(finished: &RolloutView) -> String {
     let taken: Vec<String> = finished
         .steps
@@ -174,7 +174,7 @@ fn blank(view: &GuardView, revision: u32, page: Option<&Url>) -> Message {
     }
 }
 
-/// Whether only those want to hear of it who want to hear of everything.
+/// Whether it is routine: only receivers that want all messages get it.
 pub(super) fn is_quiet(message: &Message) -> bool {
     matches!(
         message.step.as_str(),
@@ -191,7 +191,7 @@ mod tests {
 
     const NOW: f64 = 1_800_000_000.0;
 
-    /// A release of which a revision was found bad.
+    /// A release whose revision was rejected.
     fn rejected() -> GuardView {
         GuardView {
             namespace: "shop".into(),
@@ -210,7 +210,7 @@ mod tests {
         }
     }
 
-    /// The same when that revision has ended.
+    /// The same after its rollout has ended.
     fn ended(outcome: &'static str, rejected_at: Option<f64>) -> GuardView {
         GuardView {
             candidate: None,
@@ -285,7 +285,7 @@ mod tests {
         assert!(of_release(&view, None, NOW + FRESH).is_empty());
     }
 
-    /// Between two looks it may be found bad and superseded at once; then the end alone is told.
+    /// A revision can be rejected and superseded between two evaluations; then only the end is sent.
     #[test]
     fn the_next_revision_that_is_found_bad_is_a_story_of_its_own() {
         let mut view = ended("superseded", Some(NOW - 30.0));

@@ -1,4 +1,4 @@
-//! Messages to Slack and webhooks: who gets them, and what of them is stored.
+//! Messages to Slack and webhooks: which receiver gets which, and what of them is stored.
 
 use std::sync::Arc;
 
@@ -12,22 +12,23 @@ use crate::notify::Message;
 use crate::notify::{DeliveryQueue, MessageFate, MessageObserver};
 use crate::platform::clock;
 
-/// News that is remembered, so that it is told once: it is forgotten long after it was fresh.
+/// Sent messages that are remembered, so that each is sent once. They are forgotten long after they are too old to be
+/// sent.
 const MAX_TOLD: usize = 2000;
 
-/// A receiver of messages, and the task that sends to it.
+/// A receiver and the task that sends to it.
 pub(super) struct ReceiverTask {
     pub(super) delivery_queue: Arc<DeliveryQueue>,
     pub(super) stop: CancellationToken,
     pub(super) task: JoinHandle<()>,
-    /// It took the place of another one at a reload.
+    /// It replaced another receiver at a reload.
     pub(super) is_changed: bool,
-    /// The one before it, until what waits there is here.
+    /// The queue of the receiver that it replaced, until its messages have moved here.
     before: Option<Arc<DeliveryQueue>>,
 }
 
 impl ReceiverTask {
-    /// What waits, the oldest first; with what the one before it has not handed over yet.
+    /// Waiting messages, the oldest first, including those that the replaced receiver has not handed over yet.
     fn waiting(&self) -> Vec<Message> {
         let before = self.before.as_ref();
         let mut waiting = before.map_or_else(Vec::new, |before| before.waiting());
@@ -37,8 +38,8 @@ impl ReceiverTask {
 }
 
 impl AlertEvaluator {
-    /// Opens those that are not open. One whose settings have changed gets what waits in the old one when that has ended:
-    /// both at once would tell the same twice.
+    /// Opens the queues that are not open. A receiver with new settings takes over the messages of the old one after
+    /// that has ended: both at once would send a message twice.
     pub(super) fn open_outboxes(&mut self) {
         self.keep_waiting();
         let wanted = self.orders.receivers.clone();
@@ -117,7 +118,7 @@ impl AlertEvaluator {
         }
     }
 
-    /// What waits is stored, so that a restart goes on with it.
+    /// Copies waiting messages into the stored state, so that a restart sends them.
     pub(super) fn keep_waiting(&mut self) {
         for posting in &self.outboxes {
             let waiting = posting.waiting();
@@ -126,7 +127,7 @@ impl AlertEvaluator {
         }
     }
 
-    /// Whether a message left its queue since what waits was stored.
+    /// Whether a message has left its queue since the waiting messages were last stored.
     pub(super) fn has_told(&self) -> bool {
         self.outboxes.iter().any(|posting| {
             let stored = self
@@ -137,7 +138,7 @@ impl AlertEvaluator {
         })
     }
 
-    /// Hands news to those who want it, once. Returns whether there was any.
+    /// Queues each new message once for the receivers that want it. Returns whether there was one.
     pub(super) fn tell_news(&mut self, views: &[Arc<GuardView>]) -> bool {
         if self.outboxes.is_empty() {
             return false;

@@ -1,9 +1,10 @@
-//! Who tells people: looks at everything that is known, keeps the book of alerts, and hands them to Alertmanager.
+//! The alert evaluator: turns the status of all releases into alerts and messages, and hands them to the receivers.
 //!
 //! Invariants:
-//! - what is wrong is found anew at each look, from what is known then; only the book has a memory, and it is stored;
-//! - a receiver that hangs, a name that is not resolved, or a store that does not answer, holds up nothing here;
-//! - whoever does not hold the Lease any more tells nothing more, not even what waits.
+//! - each evaluation finds the conditions anew from the current status; only the [`AlertStore`] has a memory, and it is
+//!   stored;
+//! - a receiver that hangs, a name that does not resolve and a store that does not answer block nothing here;
+//! - a replica that loses the Lease stops sending immediately, including queued messages.
 
 mod alertmanager_discovery;
 mod conditions;
@@ -43,42 +44,42 @@ use crate::platform::clock::{self, Timeline};
 use crate::platform::permit::Permit;
 use crate::storage::{StateStore, StoredKind as Stored, StoredState};
 
-/// Time alone changes what is wrong: it is looked at least so often.
+/// Maximum time between evaluations: some conditions change with time alone.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Changes that come together are looked at together.
+/// Changes within this time are evaluated together.
 const TOGETHER: Duration = Duration::from_millis(20);
 
-/// Names are resolved again so often; pods of Alertmanager come and go.
+/// Interval of resolving names: pods of Alertmanager come and go.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 
-/// After a failure to write the book it is tried again.
+/// Interval of writing while anything has changed, and the wait after a failed write.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 
-/// The stored book is waited for so long: what was told before may be told again, which is better than nothing.
+/// Maximum wait for stored alerts at start-up. On timeout alerts may be sent again.
 const READ_PATIENCE: Duration = Duration::from_secs(30);
 
-/// A book that cannot be read is tried again after that.
+/// Wait before reading stored alerts again after a failure.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
-/// What revisions have spent is written so often.
+/// Interval of writing what revisions have spent of their budgets.
 const KEEP_EVERY: Duration = Duration::from_secs(60);
 
-/// How long the disk may take at the end.
+/// Maximum time of the last write at the stop.
 const LAST_WRITE: Duration = Duration::from_secs(1);
 
-/// What of the settings is for alerting.
+/// The settings that alerting uses.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct AlertingConfig {
     pub(super) alertmanagers: Option<Arc<AlertmanagerConfig>>,
-    /// What links begin with.
+    /// Base of all links.
     pub(super) page: Option<Url>,
     pub(super) promises: Vec<error_budgets::Promise>,
     pub(super) receivers: Vec<ReceiverConfig>,
 }
 
 impl AlertingConfig {
-    /// What of it is for one share.
+    /// The part of the settings that belongs to one shard.
     fn of(self: &Arc<Self>, shard: &Shard) -> Arc<Self> {
         if *shard == Shard::All {
             return Arc::clone(self);
@@ -98,10 +99,10 @@ struct StoredAlerts {
     alert_store: AlertStore,
     #[serde(default)]
     accounts: error_budgets::SpentByRelease,
-    /// News that was told, or waits to be told, the oldest first.
+    /// Keys of messages that were sent or wait, the oldest first.
     #[serde(default)]
     told: VecDeque<String>,
-    /// Messages that wait, by receiver.
+    /// Waiting messages by receiver.
     #[serde(default)]
     waiting: BTreeMap<String, Vec<Message>>,
 }
@@ -116,11 +117,11 @@ impl HasTimes for StoredAlerts {
     }
 }
 
-/// What alerting is made of.
+/// Dependencies of the evaluator.
 pub(super) struct AlertingSetup {
-    /// What of all that is configured it tells of.
+    /// The shard whose alerts it evaluates.
     pub(super) shard: Shard,
-    /// How this replica is called, where others tell as well.
+    /// Name of this replica in alerts, if several replicas send.
     pub(super) replica: Option<String>,
     pub(super) executor: Arc<ProbeExecutor>,
     pub(super) web: Arc<http::AppState>,
@@ -130,17 +131,17 @@ pub(super) struct AlertingSetup {
     pub(super) changed: Arc<Notify>,
     pub(super) orders: watch::Receiver<Arc<AlertingConfig>>,
     pub(super) permit: Permit,
-    /// Cancelled when a task that should live as long as this ends by itself.
+    /// Cancelled when a task ends by itself that should live as long as the evaluator.
     pub(super) ended: CancellationToken,
 }
 
 pub(super) struct AlertEvaluator {
     setup: AlertingSetup,
     kept: StoredAlerts,
-    /// Whether it is known what was stored: what is not may not be written over.
+    /// Whether the stored alerts were read. Before that nothing may overwrite them.
     is_read: bool,
     looked: error_budgets::ObjectiveResults,
-    /// The probes of the last look, and the same by name.
+    /// The probes at the last evaluation, as a list and by id.
     probes: (Vec<Arc<TrackedProbe>>, HashMap<ProbeId, Arc<TrackedProbe>>),
     orders: Arc<AlertingConfig>,
     alertmanagers: HashMap<AlertmanagerAddress, AlertmanagerTask>,
@@ -148,22 +149,22 @@ pub(super) struct AlertEvaluator {
     resolving: JoinSet<(usize, Result<Vec<SocketAddr>, String>)>,
     unresolved: HashSet<usize>,
     resent: Time,
-    /// What it has added to the numbers of alerts.
+    /// How much this evaluator has added to the gauges of alerts.
     counted: AlertCounts,
-    /// What was shown last: the versions of the book and of the Alertmanagers.
+    /// Versions of the alert store and of the Alertmanagers that were shown last.
     shown: Option<(u64, Vec<u64>)>,
     saved: Time,
     is_dirty: bool,
     save_fails: bool,
-    /// The book is being written, beside the loop.
+    /// The write that is in progress, beside the loop.
     saving: Option<SaveResult>,
-    /// It has changed since that began, and is to be written again.
+    /// Alerts changed during the write, so another one must follow.
     wants_save: bool,
-    /// Ends all that is being sent, at once.
+    /// Ends all sending at once.
     halt: CancellationToken,
 }
 
-/// What the writing of the book ends with; where it had to be read first, with what was stored.
+/// Result of a write; with the stored alerts, if they had to be read first.
 type SaveResult = JoinHandle<Result<Option<StoredAlerts>, String>>;
 
 impl AlertEvaluator {
@@ -196,7 +197,7 @@ impl AlertEvaluator {
         }
     }
 
-    /// Tells until told to stop.
+    /// Runs until `stop` is cancelled.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut resolve = tokio::time::interval(RESOLVE_EVERY);
         let permit = self.setup.permit.clone();
@@ -306,7 +307,7 @@ impl AlertEvaluator {
         }
     }
 
-    /// Reads what was stored, and waits for that as long as people can wait.
+    /// Reads the stored alerts, for at most [`READ_PATIENCE`].
     async fn read(&mut self) {
         let until = tokio::time::Instant::now() + READ_PATIENCE;
         while !self.is_read {
@@ -335,7 +336,7 @@ impl AlertEvaluator {
         }))
     }
 
-    /// Goes on with what was stored. What we have told or tried to tell meanwhile is not lost by that.
+    /// Continues with the stored alerts. What this process has sent or queued in the meantime is kept.
     fn adopt(&mut self, stored: StoredAlerts) {
         let own = std::mem::replace(&mut self.kept, stored);
         for posting in &self.outboxes {
@@ -352,7 +353,7 @@ impl AlertEvaluator {
         self.is_read = true;
     }
 
-    /// Looks what is wrong, and tells what is new, or is to be told again.
+    /// Evaluates all conditions, and sends new alerts and those that are due again.
     fn look(&mut self) {
         let now = self.setup.timeline.now();
         let mut tracked_probe = self.setup.web.tracked_probe();
@@ -436,7 +437,7 @@ impl AlertEvaluator {
         }
     }
 
-    /// Puts the alerts before those who ask.
+    /// Publishes the alerts for the API.
     fn show(&mut self) {
         // Of ten thousand it is much work, and mostly the same.
         let alertmanagers = self.alertmanagers.values();
@@ -493,7 +494,7 @@ impl AlertEvaluator {
         self.setup.web.show_alerts(&self.setup.shard, views);
     }
 
-    /// Begins to write the book, beside the loop. While it is being written, only the newest waits to be written next.
+    /// Starts a write beside the loop. During a write only the newest state waits to be written next.
     fn save(&mut self) {
         let Some(store) = self.setup.store.clone() else {
             self.is_dirty = false;
@@ -554,7 +555,7 @@ impl AlertEvaluator {
     }
 }
 
-/// How the writing ended that is under way; waits for ever where there is none.
+/// Result of the write in progress; pending forever if there is none.
 async fn written(saving: &mut Option<SaveResult>) -> Result<Option<StoredAlerts>, String> {
     let Some(task) = saving else {
         return std::future::pending().await;
@@ -564,7 +565,7 @@ async fn written(saving: &mut Option<SaveResult>) -> Result<Option<StoredAlerts>
     written.flatten()
 }
 
-/// Where a book is stored.
+/// Where alerts are stored.
 type AlertStorage = (Stored, Namespace, ReleaseName);
 
 /// Alerts of all releases are stored under a name of their own.
@@ -578,7 +579,7 @@ fn place(shard: &Shard) -> AlertStorage {
     (kind, Namespace::new(namespace), ReleaseName::new(release))
 }
 
-/// Whether a share has to do with a release.
+/// Whether a shard contains a release.
 fn is_of(shard: &Shard, namespace: &str, release: &str) -> bool {
     match shard {
         Shard::All => true,
@@ -588,7 +589,7 @@ fn is_of(shard: &Shard, namespace: &str, release: &str) -> bool {
     }
 }
 
-/// What was stored; an error when that is not known at the moment.
+/// Reads the stored alerts. An error means that they are unknown at the moment, not that there are none.
 fn load(store: &StateStore, place: &AlertStorage, now: Time) -> Result<StoredAlerts, String> {
     let (kind, namespace, release) = place;
     let why = match store.load::<StoredAlerts>(*kind, namespace, release, now) {
@@ -609,11 +610,11 @@ fn load(store: &StateStore, place: &AlertStorage, now: Time) -> Result<StoredAle
     Ok(StoredAlerts::default())
 }
 
-/// Names what links begin with where the configuration does not: whoever installs us knows the address of the Service
-/// before us, and a setting of its own would hide the user's.
+/// Environment variable with the base of links if the configuration has none: the chart knows the address of the
+/// Service, and a setting in its file would override the user's.
 const DEFAULT_URL: &str = "LEADSMAN_DEFAULT_URL";
 
-/// What links begin with, where nothing is said: what our installation says, or this host and the port.
+/// Default base of links: the value of [`DEFAULT_URL`], else this host and port.
 pub(super) fn default_page(address: SocketAddr) -> Option<Url> {
     let variable = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
     page_of(variable(DEFAULT_URL), variable("HOSTNAME"), address.port())

@@ -1,4 +1,4 @@
-//! Alerts of Alertmanager as evidence about the revision that is watched.
+//! Alerts of Alertmanager as evidence about the revision under analysis.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,13 +9,13 @@ use crate::core::units::{ClockShift, HasTimes, Revision, Time};
 use crate::http::ReceivedAlert;
 use crate::http::status::VerdictView;
 
-/// Alerts that are remembered during one watch; of more, those that say least go first.
+/// Alerts that one analysis remembers; beyond that, the least important go first.
 const MAX_ALERTS: usize = 64;
 
-/// Alerts that are known to fire; of more, those that began first go first, since they count against no later revision.
+/// Firing alerts that are remembered; beyond that, the oldest go first, since they count against no later revision.
 pub(super) const MAX_TOLD: usize = 256;
 
-/// An alert that fires, and began while the revision was watched.
+/// A firing alert that began under the revision.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct FiringAlert {
     pub(super) name: String,
@@ -24,22 +24,22 @@ pub(super) struct FiringAlert {
     pub(super) prevents_pass: bool,
 }
 
-/// An alert that fires. It is known from one watch to the next, because it may be told before we see the revision under
-/// which it began, and Alertmanager may not repeat it for hours.
+/// A firing alert. It is remembered across analyses: it may arrive before the revision under which it began is seen,
+/// and Alertmanager may not repeat it for hours.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct ReportedAlert {
     name: String,
     fingerprint: String,
-    /// When it began by its own clock, which a change of ours does not move.
+    /// When it began by its sender's clock; a change of our clock does not move it.
     since: Time,
-    /// When it was first heard, by our clock.
+    /// When it was first received, by our clock.
     #[serde(alias = "heard")]
     received_at: Time,
     weight: AlertWeight,
 }
 
 impl ReportedAlert {
-    /// It began no later than it was heard, whatever its clock says.
+    /// When it began: no later than it was received, whatever its sender's clock says.
     fn began(&self) -> Time {
         self.since.min(self.received_at)
     }
@@ -84,7 +84,7 @@ impl ReleaseController {
         self.weigh(told).await;
     }
 
-    /// What was told before the watch of this revision began counts as well when it began under it.
+    /// Counts alerts that arrived before the analysis of this revision began, if they began under it.
     pub(super) async fn weigh_told(&mut self, revision: Revision) {
         let appeared = self.appeared(revision);
         let told = self.state.told.iter();
@@ -102,7 +102,8 @@ impl ReleaseController {
         }
     }
 
-    /// When a revision appeared: it may have been stored before we saw it, as while we were away.
+    /// When a revision appeared. It may have been stored before the daemon saw it, for example while the daemon was
+    /// away.
     fn appeared(&self, revision: Revision) -> Time {
         let running = self.state.running.as_ref();
         let began = running.map_or_else(|| self.now(), |running| running.began);
@@ -114,7 +115,7 @@ impl ReleaseController {
         stored_at.map_or(began, |stored_at| stored_at.min(began))
     }
 
-    /// An alert that began under the revision that is watched counts against it.
+    /// An alert that began under the revision counts against it.
     async fn weigh(&mut self, told: ReportedAlert) {
         let Some(running) = &mut self.state.running else {
             return;
@@ -157,14 +158,14 @@ impl ReleaseController {
         self.publish();
     }
 
-    /// An alert that keeps the revision from being healthy.
+    /// An alert that keeps the revision from passing.
     pub(super) fn self_check(&self) -> Option<String> {
         let running = self.state.running.as_ref()?;
         let firing = running.alerts.iter().find(|firing| firing.prevents_pass)?;
         Some(format!("alert:{}", firing.name))
     }
 
-    /// Written with what else changes, since many may come at once, and the store may be slow.
+    /// Adds an entry that is stored with the next write: many alerts may come at once, and the store may be slow.
     fn remark(&mut self, now: Time, text: &str) {
         self.state.rollout.remark(now, text);
         self.keep_entries();
@@ -173,8 +174,8 @@ impl ReleaseController {
     }
 }
 
-/// Keeps what is told of an alert: one that fires stays as it was first heard, one that has ended goes. Returns how it is
-/// known now.
+/// Updates the list: a firing alert stays as it was first received, one that has ended is removed. Returns the alert as
+/// it is known now.
 fn keep(all: &mut Vec<ReportedAlert>, mut told: ReportedAlert, is_firing: bool) -> ReportedAlert {
     if let Some(at) = all
         .iter()
@@ -198,7 +199,7 @@ fn keep(all: &mut Vec<ReportedAlert>, mut told: ReportedAlert, is_firing: bool) 
     told
 }
 
-/// Adds one that fires. When there are enough, one that only is to be noted makes room for one that raises doubt.
+/// Adds a firing alert. If the list is full, one that is only a note makes room for one that counts.
 fn add(alerts: &mut Vec<FiringAlert>, firing: FiringAlert) {
     if alerts.len() >= MAX_ALERTS {
         let Some(at) = alerts.iter().position(|known| !known.prevents_pass) else {
@@ -212,10 +213,10 @@ fn add(alerts: &mut Vec<FiringAlert>, firing: FiringAlert) {
     alerts.push(firing);
 }
 
-/// Names of alerts that a verdict tells of; a text that nobody reads to its end says nothing.
+/// Alerts that a verdict names.
 const MAX_NAMED: usize = 5;
 
-/// The alerts that fire besides one, in words, for the end of a verdict; empty without any.
+/// Names of the alerts that fire besides this one, for the end of a verdict; empty if there are none.
 pub(super) fn others(alerts: &[FiringAlert], besides: &str) -> String {
     let mut names: Vec<&str> = alerts
         .iter()
@@ -239,7 +240,7 @@ pub(super) fn others(alerts: &[FiringAlert], besides: &str) -> String {
     )
 }
 
-/// A name of an alert as it may stand in a log and a reason.
+/// Name of an alert, made safe for logs and reasons.
 fn plain(name: &str) -> String {
     name.chars()
         .filter(|c| c.is_alphanumeric() || "_-:.".contains(*c))
@@ -298,7 +299,7 @@ mod tests {
         assert!(all.iter().any(|told| told.name == "new"));
     }
 
-    /// When an alert began is Prometheus' word, and was never by the clock of whoever wrote it down.
+    /// The start of an alert comes from Prometheus, so a shift of the writer's clock does not apply to it.
     #[test]
     fn only_what_was_by_our_clock_moves_with_it() {
         let mut alert = told("A", 1_000, 2_000);

@@ -1,4 +1,4 @@
-//! The judgement at work: results come in, ticks end, a verdict falls, a rollback is verified.
+//! Runs the analysis: collects results, ends ticks, acts on the verdict, and verifies a rollback.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,10 +25,10 @@ use crate::core::units::{Revision, Time};
 use crate::daemon::probe_executor::{ProbeResultMsg, ProbeSubject};
 use crate::release::ReleaseState;
 
-/// So long after the last result at the interval of the analysis a limit's answer may still be its doing.
+/// How long after the last probe at the interval of the analysis a rate limit may still be caused by it.
 const LIMIT_LASTS: Duration = Duration::from_secs(60);
 
-/// A verification takes a minute, and its last one must end before its phase does.
+/// A verification takes a minute; its last attempt must end before its phase does.
 const ONCE_MORE: Duration = Duration::from_secs(75);
 
 impl ReleaseController {
@@ -88,8 +88,8 @@ impl ReleaseController {
         }
     }
 
-    /// What a result is evidence of. A limit's answer says nothing where the analysis asks more often than the probe
-    /// would, or did so lately.
+    /// The outcome for the analysis. An answer of a rate limit is not evidence if the analysis probes more often than
+    /// configured, or did so lately.
     fn outcome_of(&mut self, message: &ProbeResultMsg, now: Time) -> TickOutcome {
         match message.outcome {
             Outcome::Success => TickOutcome::Success,
@@ -125,7 +125,7 @@ impl ReleaseController {
         }
     }
 
-    /// Whether a probe asks a workload that is scaled to zero or paused.
+    /// Whether the probe's workload is scaled to zero or paused.
     fn asks_held_workload(&self, probe: &ProbeConfig) -> bool {
         let release_state = self.release_state.borrow();
         let mut states = release_state.release_state.workload_states.iter();
@@ -135,7 +135,7 @@ impl ReleaseController {
         states.any(|state| state.name == *named && state.is_held())
     }
 
-    /// What is known at this moment, before a revision is judged.
+    /// What is known before the revision's analysis: baselines, failing probes, workloads, dependencies.
     fn start_of(
         &self,
         release_state: &ReleaseState,
@@ -195,8 +195,9 @@ impl ReleaseController {
         (start, direct)
     }
 
-    /// Of contents that are analyzed anew, the probes count as failing at the start that did so the first time: what these
-    /// contents broke must not be excused. Where the first analysis was inconclusive it may have been a dependency.
+    /// If the same contents were analyzed before, the probes that failed at that start count as failing now. Otherwise
+    /// a new analysis would excuse what the contents broke. Not after an inconclusive analysis: that may have been a
+    /// dependency.
     fn keep_failing_before(&mut self, revision: Revision, start: &mut AnalysisStart) {
         let rollout = &self.state.rollout;
         let first = rollout
@@ -323,7 +324,7 @@ impl ReleaseController {
         self.ask_pods();
     }
 
-    /// The watch that runs goes on for another number of the same contents, in a recording of that number.
+    /// Continues the analysis under a new revision number with the same contents, in a recording of that number.
     pub(super) fn go_on_as(&mut self, revision: Revision) {
         let now = self.now();
         let Some(running) = &mut self.state.running else {
@@ -341,8 +342,8 @@ impl ReleaseController {
         self.record_from_here(revision, true);
     }
 
-    /// After a restart: what was recorded after the state was last saved is made up for. Where another replica watched
-    /// before, its recording is elsewhere, and ours begins here.
+    /// After a restart: feeds the analysis the ticks that were recorded after the state was last stored. If another
+    /// replica ran the analysis before, its recording is elsewhere, and ours starts here.
     pub(super) fn resume_analysis(&mut self) {
         let Some((revision, began)) = self.state.recorded else {
             return;
@@ -374,7 +375,7 @@ impl ReleaseController {
         }
     }
 
-    /// Begins a recording in the middle of a case.
+    /// Starts a recording in the middle of an analysis.
     fn record_from_here(&mut self, revision: Revision, is_new: bool) {
         let now = self.now();
         let running = self.state.running.as_ref();
@@ -440,7 +441,7 @@ impl ReleaseController {
         }
     }
 
-    /// Ends the tick that runs.
+    /// Ends the current tick.
     pub(super) async fn tick(&mut self) {
         if self.state.verifying.is_some() {
             self.verify_tick().await;
@@ -532,8 +533,8 @@ impl ReleaseController {
         }
     }
 
-    /// Acts on what the watch has found, as soon as the cluster tells of the release. While it does not, another revision
-    /// may have come, and nothing could be rolled back; what was found before is no less true for that.
+    /// Acts on a regression as soon as the cluster reports the release. Until then another revision may have come, and
+    /// nothing could be rolled back; the regression remains valid.
     pub(super) async fn act_on_regression(&mut self) {
         let Some(running) = &self.state.running else {
             return;
@@ -687,7 +688,7 @@ impl ReleaseController {
         self.shorten_interval();
     }
 
-    /// Whether the pods that the rollback brings back may not be there yet although nothing is seen to be missing.
+    /// Whether pods of the rollback may be missing although the cluster reports it complete.
     fn may_still_come(&self) -> bool {
         let left = self.state.rollout.phase_ends();
         let left = left.map_or(Duration::ZERO, |at| at.since(self.now()));
@@ -743,8 +744,8 @@ impl ReleaseController {
     }
 }
 
-/// Makes up for what was recorded after the state was saved. `false` when the recording ends before that: another
-/// replica watched meanwhile.
+/// Feeds the analysis the ticks that were recorded after the state was stored. `false` if the recording ends before
+/// that: another replica ran the analysis in between.
 fn go_on(
     running: &mut RunningAnalysis,
     mut latencies: Option<&mut AnalysisLatencies>,

@@ -1,4 +1,5 @@
-//! A revision appears, or the release is gone: what that means, from the facts.
+//! What a new revision means: who made it, and whether its contents are new. Also handles a release that is
+//! uninstalled.
 
 use std::time::Duration;
 
@@ -9,12 +10,11 @@ use crate::core::rollout::{Appearance, RevisionOrigin, RolloutInput, RolloutPhas
 use crate::core::units::{Revision, Time};
 use crate::release::{ReleaseState, WorkloadState};
 
-/// A record that a backup brought back longer ago was there before us.
+/// A record restored from a backup longer ago counts as having been there before the daemon.
 const RESTORED_LATELY: Duration = Duration::from_secs(600);
 
 impl ReleaseController {
-    /// There is no such release any longer. What was measured of it, or while nothing was there, says nothing of what
-    /// comes.
+    /// The release is no longer installed. Its measurements, and those from while it was absent, are dropped.
     pub(super) async fn is_gone(&mut self) {
         self.happens(RolloutInput::Uninstalled).await;
         self.state.probes.clear();
@@ -62,7 +62,7 @@ impl ReleaseController {
         }
     }
 
-    /// What a revision brings; `None` while that cannot be said yet.
+    /// What a revision brings; `None` while that is unknown yet.
     fn appearance(
         &mut self,
         release_state: &ReleaseState,
@@ -108,8 +108,8 @@ impl ReleaseController {
         is_overdue.then_some(Appearance::New)
     }
 
-    /// Whether the newest record comes from a backup, where that matters: nothing else of the release was known, or what
-    /// was known came from there as well.
+    /// Whether the newest record comes from a backup. Only asked if nothing else of the release is known, or if that
+    /// came from the backup as well.
     fn was_brought_back(&self, release_state: &ReleaseState, now: Time) -> bool {
         let rollout = &self.state.rollout;
         let candidate = rollout.phase().candidate();
@@ -126,8 +126,8 @@ impl ReleaseController {
         is_open && is_lately && (release_state.restored || is_superseded)
     }
 
-    /// Says when contents that were found bad are deployed again. Somebody may have mended what they failed on, so they are
-    /// watched like any others, and judged by what is measured now.
+    /// Logs that contents which were rejected before are deployed again. Their cause may have been fixed elsewhere, so
+    /// they are analyzed like any other contents.
     fn recognize(&mut self, release_state: &ReleaseState, newest: Revision) {
         if release_state.ours.contains(&newest) {
             return;
@@ -143,8 +143,7 @@ impl ReleaseController {
     }
 }
 
-/// The contents that a revision has in common with all others from one before it on; `None` where one of them has others,
-/// or is not there.
+/// The digest that all revisions from `before` on share; `None` if one differs or is missing.
 fn same_contents(
     release_state: &ReleaseState,
     before: Revision,
@@ -158,7 +157,7 @@ fn same_contents(
     between.then_some(digest)
 }
 
-/// Whether a revision with the same contents brings pods of its own all the same.
+/// Whether a revision with the same contents brings new pods all the same.
 fn brings_pods(release_state: &ReleaseState, before: &[WorkloadState], newest: Revision) -> bool {
     if release_state.workload_states.is_empty() {
         return release_state.pods.iter().any(|pod| pod.revision == newest);
@@ -170,7 +169,7 @@ fn brings_pods(release_state: &ReleaseState, before: &[WorkloadState], newest: R
     })
 }
 
-/// What is said of contents that are deployed again, if they were found bad.
+/// The log entry for rejected contents that are deployed again.
 fn bad_again(known: &revision_ledger::LedgerEntry) -> Option<String> {
     let is_bad = known.found == ContentVerdict::Bad;
     is_bad.then(|| {
@@ -188,7 +187,7 @@ mod tests {
     use super::*;
     use crate::core::revision_ledger::{ContentDigest, StoredRevision};
 
-    /// Revisions from 3 on with these contents; of a space nothing is known.
+    /// Revisions from 3 on with these contents; a space is a revision that cannot be read.
     fn release_state(contents: &str) -> ReleaseState {
         let record = |(at, contents): (usize, char)| StoredRevision {
             revision: Revision(3 + u32::try_from(at).unwrap()),

@@ -1,4 +1,5 @@
-//! A revision that serves well for long enough is good, also one that nobody watched, as whatever was there before us.
+//! Bake time: a revision that stays healthy for 10 minutes counts as known good, even if it was deployed before
+//! Leadsman started.
 
 use super::ReleaseController;
 use super::rollback::digest_of;
@@ -9,12 +10,12 @@ use crate::core::rollout::RolloutPhase;
 use crate::core::units::{Revision, Time};
 use crate::release::ObservedState;
 
-/// So many whole minutes with results each probe must have, since the release stands as it does. Time in which nothing
-/// was known is none of them: while we did not run, were blind, or asked in vain.
+/// Whole minutes with results that each probe needs since the release is idle. Minutes without knowledge do not count:
+/// while the daemon was away or blind, or probes brought no result.
 const MINUTES: u32 = 10;
 
 impl ReleaseController {
-    /// Writes it down, once, when the revision that serves has served well for long enough.
+    /// Writes the revision into the ledger, once, when its bake time has passed.
     pub(super) fn soak(&mut self, now: Time) {
         let release = &self.setup.release;
         let names = release.probes.iter().map(|probe| probe.id.probe.as_str());
@@ -43,16 +44,16 @@ impl ReleaseController {
     }
 }
 
-/// The revision that serves has served well for long enough.
+/// A revision whose bake time has passed.
 #[derive(Debug, PartialEq, Eq)]
 struct BakeTimePassed {
     revision: Revision,
-    /// Whether the ledger does not know it yet.
+    /// Whether the ledger does not have it yet.
     is_news: bool,
 }
 
 impl State {
-    /// Whether that changes anything: `None` as well where it is known already.
+    /// The revision whose bake time has passed; `None` if nothing would change.
     fn bake_time_passed<'a>(
         &self,
         observed: &ObservedState,
@@ -91,7 +92,7 @@ impl State {
             .then_some(BakeTimePassed { revision, is_news })
     }
 
-    /// Whether all these probes have been well for long enough since the release stands as it does.
+    /// Whether all these probes have been healthy for long enough since the release is idle.
     fn has_been_well<'a>(
         &self,
         probes: impl Iterator<Item = &'a str>,
@@ -141,7 +142,7 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    /// A release that was there before us: revision 7 serves, and nobody watched it.
+    /// A release that was deployed before Leadsman started: revision 7 serves, without an analysis.
     fn found_there() -> (State, ObservedState) {
         let limits = RolloutLimits {
             mode: Mode::Enforce,
@@ -179,7 +180,7 @@ mod tests {
         (state, observed)
     }
 
-    /// Both probes answer every ten seconds, from one minute until the beginning of another.
+    /// Both probes answer every ten seconds within these minutes.
     fn hears(state: &mut State, minutes: std::ops::Range<u32>, outcome: TickOutcome) {
         for tick in minutes.start * 6..minutes.end * 6 {
             let now = START + Duration::from_secs(10) * tick;
@@ -295,7 +296,7 @@ mod tests {
         assert_eq!(bake_time_passed(&state, &observed, 12), None);
     }
 
-    /// Written, read again by another clock, and gone on with: neither forgotten nor counted while nobody ran.
+    /// The count survives a restart and another clock, and does not grow while the daemon is away.
     #[test]
     fn a_restart_in_between_loses_nothing_and_gives_nothing() {
         let (mut state, observed) = found_there();

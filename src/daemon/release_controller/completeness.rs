@@ -1,4 +1,4 @@
-//! Whether the rollout of a revision is complete, as far as anybody can see it.
+//! Whether the rollout of a revision is complete, as far as the cluster shows it.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use super::ReleaseController;
 use super::state::MAX_WORKLOADS;
 use crate::release::{ReleaseState, WorkloadState};
 
-/// A template that has changed without a new revision is taken for what was before after that.
+/// A template that changed without a new revision counts as the previous state after this time.
 const TEMPLATES_STAND: Duration = Duration::from_secs(30);
 
-/// Workloads that are named one by one.
+/// Workloads that a sentence names.
 const MAX_NAMED: usize = 3;
 
 impl ReleaseController {
-    /// Remembers what the workloads are like at rest.
+    /// Remembers the workloads of an idle release.
     pub(super) fn note_workloads(&mut self, release_state: &ReleaseState) {
         let now = self.now();
         let rollout = &self.state.rollout;
@@ -47,7 +47,7 @@ impl ReleaseController {
         self.state.workloads = workloads;
     }
 
-    /// The same where nothing has changed but the time.
+    /// Re-evaluates the workloads after time has passed without a change.
     pub(super) fn look_at_workloads(&mut self) {
         let observed = self.release_state.borrow().clone();
         let newest = observed
@@ -60,7 +60,7 @@ impl ReleaseController {
         }
     }
 
-    /// Whether the rollout of the newest revision is complete; `None` where nobody can see that.
+    /// Whether the rollout of the newest revision is complete; `None` if the cluster does not show it.
     pub(super) fn is_rolled_out(&self, release_state: &ReleaseState) -> Option<bool> {
         let newest = release_state.newest().map(|record| record.revision);
         if newest.is_some() && release_state.complete == newest {
@@ -72,7 +72,7 @@ impl ReleaseController {
         Some(release_state.applied && self.incomplete(release_state).next().is_none())
     }
 
-    /// Tells the watch of it where that has changed. One that has been complete stays so: replicas come and go.
+    /// Passes a change to the analysis. A rollout that was complete stays so: replicas come and go.
     pub(super) fn tell_of_rollout(&mut self, release_state: &ReleaseState) {
         let is_complete = self.is_rolled_out(release_state);
         // Helm may wait for something else than pods until long after the end of the watch.

@@ -1,4 +1,4 @@
-//! What the probes of a release hang on: dependencies, and other guarded releases.
+//! What the probes of a release depend on: dependencies and other releases.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,20 +14,20 @@ use crate::core::rollout::RolloutPhase;
 use crate::core::units::ProbeName;
 use crate::daemon::probe_executor::{ProbeExecutor, ProbeResultMsg};
 
-/// What a watch calls a release that is needed begins with this.
+/// Prefix of the name of a needed release in an analysis.
 const RELEASE: &str = "release:";
 
-/// How dependencies stand, by name: whether a revision is judged or not.
+/// State of the dependencies by name, also without an analysis.
 pub(super) type DependencyStates = BTreeMap<ProbeName, Dependency>;
 
 /// Names that a sentence lists.
 const MAX_NAMED: usize = 3;
 
-/// Probes whose failures were not judged, each with what failed that it needs.
+/// Probes whose failures were excused, each with the dependency that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct ExcusedProbes {
     needs: BTreeMap<Box<str>, Box<str>>,
-    /// How many of them the timeline names.
+    /// How many of them the log names so far.
     said: usize,
 }
 
@@ -38,14 +38,14 @@ impl ExcusedProbes {
         }
     }
 
-    /// Forgets all but these probes.
+    /// Removes all other probes.
     pub(super) fn retain<'a>(&mut self, probes: impl Iterator<Item = &'a str>) {
         let probes: BTreeSet<&str> = probes.collect();
         self.needs.retain(|probe, _| probes.contains(&**probe));
         self.said = self.said.min(self.needs.len());
     }
 
-    /// In a sentence, once for each probe.
+    /// New entries as a sentence, once for each probe.
     pub(super) fn news(&mut self) -> Option<String> {
         if self.needs.len() <= self.said {
             return None;
@@ -77,13 +77,13 @@ pub(super) fn names(release: &ReleaseConfig) -> Vec<ProbeName> {
     names.map(ProbeName::new).collect()
 }
 
-/// All that a release needs, as a watch names it.
+/// Everything that a release needs, by its name in the analysis.
 pub(super) fn all(release: &ReleaseConfig) -> Vec<Box<str>> {
     let needs = release.needs();
     needs.iter().map(|need| need.to_string().into()).collect()
 }
 
-/// For each probe the places of what it needs; empty where none needs anything.
+/// For each probe the indices of what it needs; empty if no probe needs anything.
 pub(super) fn of_probes(release: &ReleaseConfig) -> Vec<Vec<u16>> {
     let all = release.needs();
     if all.is_empty() {
@@ -99,7 +99,7 @@ pub(super) fn of_probes(release: &ReleaseConfig) -> Vec<Vec<u16>> {
         .collect()
 }
 
-/// What became known in a tick of all that is needed: of a dependency its newest result, of a release where it stands.
+/// Outcomes of this tick for everything needed: the newest result of a dependency, the state of a release.
 pub(super) fn row(running: &mut RunningAnalysis, executor: &ProbeExecutor) -> Box<str> {
     let mut outcomes = std::mem::take(&mut running.needed);
     let names = running.analysis.dependencies();
@@ -121,7 +121,7 @@ pub(super) fn row(running: &mut RunningAnalysis, executor: &ProbeExecutor) -> Bo
 }
 
 impl ReleaseController {
-    /// A dependency was asked. It may be asked more often than ticks end, for another release: the newest result counts.
+    /// Takes the result of a dependency. There may be several per tick, because of another release: the newest counts.
     pub(super) fn on_dependency(&mut self, name: &ProbeName, message: &ProbeResultMsg) {
         let outcome = match message.outcome {
             Outcome::Success => TickOutcome::Success,
@@ -146,7 +146,7 @@ impl ReleaseController {
         running.needed[at] = outcome;
     }
 
-    /// What fails of that which a probe needs.
+    /// The first failing dependency of a probe.
     pub(super) fn failing_dependency<'a>(&self, probe: &'a ProbeConfig) -> Option<&'a NeedsEntry> {
         probe.needs.iter().find(|need| match need {
             NeedsEntry::Dependency(name) => {
@@ -161,14 +161,14 @@ impl ReleaseController {
         })
     }
 
-    /// The same for a probe by its name.
+    /// The same for a probe by name.
     pub(super) fn failing_dependency_of(&self, probe: &str) -> Option<&NeedsEntry> {
         let mut probes = self.setup.release.probes.iter();
         let probe = probes.find(|it| it.id.probe.as_str() == probe)?;
         self.failing_dependency(probe)
     }
 
-    /// Whether this release is rejected or failing, for those that need it.
+    /// Publishes whether this release is rejected or failing, for the releases that need it.
     pub(super) fn tell_whether_suspect(&self) {
         let phase = self.state.rollout.phase();
         let is_rejected = matches!(

@@ -1,4 +1,4 @@
-//! What people who look at the release are told, and when.
+//! Kubernetes Events about rollouts: which, and when.
 
 use std::sync::Arc;
 
@@ -7,11 +7,11 @@ use crate::core::rollout::{Candidate, RolloutOutcome, RolloutPhase};
 use crate::core::units::{Revision, Time};
 use crate::release::ReleaseEvent;
 
-/// Notices under way at a time; when the cluster takes none, further ones are left out.
+/// Events in flight; if the cluster takes none, further ones are dropped.
 const MAX_NOTICES: usize = 20;
 
 impl ReleaseController {
-    /// Tells of what has just happened: `phase` and `ended` are what held before it.
+    /// Emits Events for what has just changed; `phase` and `ended` are the values before the change.
     pub(super) fn tell(&mut self, phase: &str, ended: Option<(Time, Revision)>) {
         let finished = self.state.rollout.finished().last();
         let finished =
@@ -78,7 +78,7 @@ impl ReleaseController {
         }
     }
 
-    /// How far the rollout of a rollback is known to have come.
+    /// What is known about the progress of a rollback's rollout.
     fn how_far(&self) -> &'static str {
         let release_state = Arc::clone(&self.release_state.borrow().release_state);
         if self.is_rolled_out(&release_state).is_none() {
@@ -88,7 +88,7 @@ impl ReleaseController {
         }
     }
 
-    /// Sends a notice on its way.
+    /// Starts to send an Event.
     pub(super) fn post(&mut self, notice: ReleaseEvent) {
         if self.notices.len() < MAX_NOTICES {
             self.notices
@@ -97,7 +97,7 @@ impl ReleaseController {
     }
 }
 
-/// That a revision is to be rolled back: by a verdict, or because a person ordered it.
+/// The Event for the decision to roll back, by a verdict or an order.
 fn of_decision(candidate: &Candidate) -> ReleaseEvent {
     let (revision, why) = (candidate.revision, &candidate.text);
     if candidate.ordered {
@@ -118,7 +118,7 @@ fn of_decision(candidate: &Candidate) -> ReleaseEvent {
     }
 }
 
-/// Whether somebody should look at it, the reason, and the action; `None` for what is no news to anybody.
+/// Whether it is a warning, with reason and action; `None` for outcomes without an Event.
 const fn of_outcome(outcome: RolloutOutcome) -> Option<(bool, &'static str, &'static str)> {
     Some(match outcome {
         RolloutOutcome::Passed => (false, "ReleaseHealthy", "Judge"),

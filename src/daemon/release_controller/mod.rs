@@ -1,13 +1,14 @@
-//! Guarding one release: facts and results in, judgement and rollbacks out.
+//! The controller of one release: probe results and the state of the cluster in, rollouts and rollbacks out.
 //!
-//! The shell around [`crate::core::rollout`] and [`crate::core::analysis`]: it turns the world into events and commands into the
-//! world, and decides nothing itself. One task for each guarded release; all its state is in [`State`].
+//! It is the shell around [`crate::core::rollout`] and [`crate::core::analysis`]: it turns the world into inputs, and
+//! commands into actions, and decides nothing itself. There is one task for each release; all its state is in
+//! [`State`].
 //!
 //! Invariants:
-//! - a rollback is carried out only after the state that says so is on the disk (or the disk has refused it), so that a
-//!   daemon that is killed does not do it twice;
-//! - a tick is fed to the watch in the form in which it is recorded, so a recording is judged again to the same end;
-//! - while the facts are not to be had, or the release is held, every result is unknown.
+//! - a rollback starts only after the state that says so is on the disk (or the disk has refused it), so a daemon that
+//!   is killed does not roll back twice;
+//! - a tick is fed to the analysis in the form in which it is recorded, so a recording replays to the same verdict;
+//! - while the state of the cluster is unknown, or the release is paused, every result is unknown.
 
 mod alert_evidence;
 mod analysis;
@@ -67,23 +68,23 @@ use request_counter::RequestCount;
 use state::MAX_ENTRIES;
 pub(super) use state::State;
 
-/// Results that wait to be counted: a thousand probes for some seconds. When there are more, they are unknown.
+/// Results that wait to be counted: a thousand probes for some seconds. Further ones are dropped and count as unknown.
 pub(super) const HEARD: usize = 8192;
 
-/// The state is written at each transition and, when anything has changed, so often.
+/// The state is written at each transition, and at this interval while anything has changed.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 
-/// In steady state one pod is asked so often whether it can be asked at all; more often until that is known.
+/// Interval at which an idle release's pods are probed to learn whether they can be; shorter until that is known.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 const FIRST_LOOKS_EVERY: Duration = Duration::from_secs(2);
 
-/// Pods that get a number in one watch.
+/// Pods that get a number in one analysis.
 const MAX_PODS: usize = 2000;
 
-/// How long a helm that runs is waited for at the end; it takes less than a second where the API server answers.
+/// Maximum wait for a running helm at the stop. Helm takes less than a second if the API server answers.
 const LAST_WORK: Duration = Duration::from_secs(3);
 
-/// What a guard is made of.
+/// Dependencies of a controller.
 pub(super) struct Startup {
     pub(super) release: ReleaseConfig,
     pub(super) engine: Arc<dyn Engine>,
@@ -91,27 +92,27 @@ pub(super) struct Startup {
     pub(super) executor: Arc<ProbeExecutor>,
     pub(super) interval_overrides: Arc<IntervalOverrides>,
     pub(super) timeline: Timeline,
-    /// Told whenever what is shown may have changed.
+    /// Notified when the status may have changed.
     pub(super) changed: Arc<Notify>,
     pub(super) permit: Permit,
-    /// Whether other settings wait until the watch has ended.
+    /// Whether new settings wait until the analysis has ended.
     pub(super) waits: watch::Receiver<bool>,
-    /// Cancelled when it is known where the release stands: from then on it is followed.
+    /// Cancelled when the stored state is known; then the engine starts to follow the release.
     pub(super) begun: CancellationToken,
 }
 
-/// A pod has answered.
+/// A result of probing one pod.
 struct PodResultMsg {
     pod: Box<str>,
     endpoint: usize,
     outcome: TickOutcome,
     /// From the due time to the end.
     latency: Duration,
-    /// Only to see whether pods can be asked at all.
+    /// Sent only to learn whether pods can be probed.
     is_look: bool,
 }
 
-/// One guarded release at work.
+/// The controller of one release.
 pub(super) struct ReleaseController {
     setup: Startup,
     state: State,
@@ -124,63 +125,63 @@ pub(super) struct ReleaseController {
     recorder: Option<RecordingWriter>,
     view: watch::Sender<Arc<GuardView>>,
     last_save: Time,
-    /// A state that is being written: one at a time, so that none overtakes a later one.
+    /// The write in progress; one at a time, so that none overtakes a later one.
     writing: Option<JoinHandle<io::Result<()>>>,
     next_look: Time,
     is_dirty: bool,
     save_fails: bool,
-    /// Whether the phase of before the restart was gone on with: that takes facts.
+    /// Whether the phase from before the restart was resumed, which needs the state of the cluster.
     is_resumed: bool,
     is_blind: bool,
     hurried: Option<Duration>,
-    /// The newest revision that the facts showed last.
+    /// The newest revision in the last state of the cluster.
     shown: Option<Revision>,
-    /// A revision of which it is not known yet what it brings, and since when.
+    /// A revision whose appearance is not decided yet, and since when.
     undecided: Option<(Revision, Time)>,
-    /// Since when the workloads have had the templates that they have at rest.
+    /// Since when the workloads of the idle release have had their templates.
     templates_since: Time,
     /// The workloads' templates, and since when they are seen so.
     templates_seen: (workload_events::WorkloadTemplates, Time),
-    /// The look before the rollback that runs.
+    /// The running preflight.
     preflight: Option<AbortHandle>,
-    /// Revisions whose records cannot be read, each told once.
+    /// Unreadable revisions that were logged.
     unreadable: BTreeSet<Revision>,
-    /// What was said of pods that the chart's own workloads do not make.
+    /// Remarks that were logged about pods that the chart's own workloads do not make.
     remarked: Vec<String>,
-    /// The last rehearsal: when, and for which plan.
+    /// The last dry run of a rollback: when, and for which plan.
     rehearsed: Option<(Time, Revision, Revision)>,
-    /// Why a rollback could not be done, when last looked; empty when it could.
+    /// Why a rollback could not be done at the last dry run; empty if it could.
     preflight_failure: String,
     orders: mpsc::Receiver<RollbackOrder>,
     order_look: orders::OrderCheck,
     alerts: mpsc::Receiver<ReceivedAlert>,
-    /// Evidence on its way, with the revision and the beginning of its watch.
+    /// Evidence that is being collected, with the revision and the start of its analysis.
     witnesses: JoinSet<(Revision, Time, Option<EvidenceBundle>)>,
-    /// Turns true when it has come; whoever changes the cluster waits for that.
+    /// True when the evidence is there; a rollback waits for it.
     witnessed: watch::Sender<bool>,
-    /// Counts of users' requests on their way, and when the next is due.
+    /// Requests to Prometheus in flight, and when the next is due.
     counting: JoinSet<RequestCount>,
     next_count: Time,
-    /// What they were lately; `None` while that is not known.
+    /// Counts of users' requests before the revision; `None` if unknown.
     requests_before: Option<RequestsBefore>,
     cannot_count: bool,
-    /// Dependencies of which something is known.
+    /// Last known state of the dependencies.
     needed: dependencies::DependencyStates,
-    /// Notices on their way.
+    /// Events in flight.
     notices: JoinSet<()>,
-    /// What was told of probes and budgets.
+    /// What was reported about probes and budgets.
     told: probe_events::ReportedState,
     rehearsals: JoinSet<Result<(), release::RollbackError>>,
-    /// Looks whether what runs is what a rollback should have made.
+    /// Comparisons of the cluster with what a rollback should have made.
     comparing: JoinSet<rollback::Compared>,
-    /// Probes that do not ask pods directly, at the last look.
+    /// Probes that do not probe pods directly, at the last check.
     not_probed: Vec<NotProbed>,
-    /// How what runs differed from the newest revision before another one came, and when that was looked at.
+    /// How the cluster differed from the newest revision before another one came, and when that was checked.
     differed: rollback::Differed,
 }
 
 impl ReleaseController {
-    /// Goes on from what was stored, or handed over.
+    /// Continues from a state that was stored or handed over.
     fn new(posted: Posted, state: State) -> Self {
         let Posted {
             setup,
@@ -253,7 +254,7 @@ impl ReleaseController {
         controller
     }
 
-    /// Guards until told to stop; then gives the state, for whoever goes on.
+    /// Runs until `stop` is cancelled or the permit is lost; then returns the state for its successor.
     async fn run(mut self, stop: CancellationToken) -> State {
         self.shorten_interval();
         self.publish();
@@ -302,7 +303,7 @@ impl ReleaseController {
         self.state
     }
 
-    /// A task of a rollback has panicked. It does not say which one, so the attempt that runs has failed.
+    /// A task of a rollback panicked. The error does not say which, so the current attempt has failed.
     fn has_panicked(&self, error: &JoinError) -> RolloutInput {
         let candidate = self.state.rollout.phase().candidate();
         RolloutInput::ExecutionFailed {
@@ -311,8 +312,8 @@ impl ReleaseController {
         }
     }
 
-    /// What helm has begun is not left to whoever comes next, as far as it takes no longer than [`LAST_WORK`]. Whoever has
-    /// lost the permit says nothing any more.
+    /// Waits up to [`LAST_WORK`] for a running helm, so that its end is in the state. Without the permit nothing is
+    /// stored or sent.
     async fn hand_over(&mut self) {
         let rolling_back = matches!(self.state.rollout.phase(), RolloutPhase::RollingBack(candidate) if candidate.created_revision.is_none());
         let until = Instant::now() + LAST_WORK;
@@ -354,7 +355,7 @@ impl ReleaseController {
         Instant::now() + next.since(now).min(SAVE_EVERY)
     }
 
-    /// When the tick that runs ends.
+    /// End of the current tick.
     fn next_tick(&self) -> Option<Time> {
         self.state.next_tick()
     }
@@ -391,7 +392,7 @@ impl ReleaseController {
         }
     }
 
-    /// Takes an event, and carries out what follows from it.
+    /// Gives an input to the rollout, and carries out its commands.
     async fn happens(&mut self, event: RolloutInput) {
         let now = self.now();
         let phase = self.state.rollout.phase().as_str();
@@ -451,7 +452,7 @@ impl ReleaseController {
         self.publish();
     }
 
-    /// Writes the entries of the log of events wherever they belong.
+    /// Writes new log entries to the log, the recording and the status.
     fn keep_entries(&mut self) {
         for entry in self.state.rollout.take_entries() {
             let id = &self.setup.release;
@@ -466,7 +467,7 @@ impl ReleaseController {
         }
     }
 
-    /// During a case the probes are asked at the interval of the watch.
+    /// During an analysis or rollback the release's probes run at the interval of the analysis.
     fn shorten_interval(&mut self) {
         let release = &self.setup.release;
         let interval = self
@@ -491,7 +492,7 @@ impl ReleaseController {
         );
     }
 
-    /// A rate limit answers: for the rest of the analysis the probes are asked at their own interval.
+    /// A rate limit answers: for the rest of the analysis the probes run at their own interval.
     fn slow_down(&mut self) {
         let release = &self.setup.release;
         tracing::warn!(namespace = %release.namespace, release = %release.name,
@@ -580,7 +581,7 @@ impl ReleaseController {
         self.publish();
     }
 
-    /// Begins a watch anew that was stored by another version of the rule.
+    /// Restarts an analysis that was stored by another version of the rule.
     fn begin_again(&mut self) {
         let phase = self.state.rollout.phase();
         let is_watched = matches!(
@@ -594,7 +595,7 @@ impl ReleaseController {
         }
     }
 
-    /// Whether a revision is the one that our rollback made, and was never among the facts.
+    /// Whether this is the revision that our rollback made, before the cluster shows it.
     fn awaits(&self, revision: Option<Revision>) -> bool {
         let candidate = self.state.rollout.phase().candidate();
         candidate.is_some_and(|candidate| candidate.created_revision == revision)
@@ -620,7 +621,7 @@ impl ReleaseController {
             .retain(|known| unreadable.iter().any(|(revision, _)| revision == known));
     }
 
-    /// Says once what is to be known of pods that the chart's own workloads do not make, and of a rollback.
+    /// Logs each new remark about pods that the chart's own workloads do not make, and about a rollback.
     fn tell_remarks(&mut self, release_state: &ReleaseState) {
         if self.remarked == release_state.remarks {
             return;
@@ -634,7 +635,7 @@ impl ReleaseController {
         self.keep_entries();
     }
 
-    /// Whether we are in trouble ourselves, so that nothing can be said.
+    /// Updates and returns whether we are blind: the cluster or our own network tells nothing.
     async fn check_blind(&mut self) -> bool {
         let blind = self.release_state.borrow().trouble.is_some() || self.setup.executor.is_blind();
         if blind != self.is_blind {
@@ -644,7 +645,7 @@ impl ReleaseController {
         blind
     }
 
-    /// Whether the rollout of the newest revision is complete, where that is waited for.
+    /// Reports the completed rollout of the newest revision, in the phases that wait for it.
     async fn check_complete(&mut self) {
         let release_state = Arc::clone(&self.release_state.borrow().release_state);
         let newest = release_state.newest().map(|record| record.revision);

@@ -1,4 +1,4 @@
-//! Why pods of a release are not asked directly: for people, who would not miss it.
+//! Why pods of a release are not probed directly. Without this nobody would notice.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use super::state::{ProbeHistory, State};
 use crate::config::settings::{ProbeConfig, ReleaseConfig};
 use crate::release::ReleaseState;
 
-/// Probes that are named.
+/// Probes that a remark names.
 const MAX_NAMED: usize = 5;
 
-/// The reasons, with what is to be known of each.
+/// The reasons, each with its explanation.
 const REASONS: [(&str, &str); 4] = [
     ("not_set", "no `pods` says which to ask"),
     (
@@ -29,7 +29,7 @@ const REASONS: [(&str, &str); 4] = [
     ),
 ];
 
-/// Probes whose pods are not asked, by reason.
+/// Probes whose pods are not probed, by reason.
 pub(super) struct NotProbed {
     reason: &'static str,
     text: &'static str,
@@ -41,7 +41,7 @@ impl NotProbed {
         i64::try_from(self.probes.len()).unwrap_or(i64::MAX)
     }
 
-    /// In a sentence; `None` where there is nothing to say.
+    /// The remark as a sentence; `None` without such probes.
     pub(super) fn remark(&self) -> Option<String> {
         let more = self.probes.len().saturating_sub(MAX_NAMED);
         let first: Vec<&str> = self
@@ -79,7 +79,7 @@ impl ReleaseController {
     }
 }
 
-/// Each reason, also where no probe has it; `None` while no pod could be asked at all.
+/// Counts for each reason, also 0; `None` while the release has no pod to probe.
 fn not_probed(
     release: &ReleaseConfig,
     state: &State,

@@ -1,9 +1,9 @@
-//! Orders of people: looked at before anything changes, and answered to whoever gave them.
+//! Orders of people: checked before anything changes, and answered to their senders.
 //!
 //! Invariants:
-//! - an order that cannot be carried out changes nothing: the revision at hand is judged on, nothing is written to the
+//! - an order that cannot be carried out changes nothing: the current analysis goes on, nothing is written to the
 //!   release or the ledger, and nobody is paged;
-//! - a rollback is not ordered twice: an order that is sent again, or for the same revision, joins the one under way;
+//! - a rollback is not ordered twice: an order that is sent again, or for the same revision, joins the one that runs;
 //! - an order is stored before it is answered.
 
 use std::collections::BTreeMap;
@@ -21,16 +21,16 @@ use crate::release::{self, ReleaseState, RollbackError, RollbackPlan, by_hand};
 
 type OrderReply = oneshot::Sender<Result<AcceptedOrder, DeclinedOrder>>;
 
-/// The longest look at whether an order can be carried out.
+/// Maximum duration of the check of an order.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// Callers who wait for the same look.
+/// Callers that may wait for the same check.
 const MAX_CALLERS: usize = 16;
 
-/// So long a key means the order that has ended; later it is a mistake to send it again.
+/// How long a key still stands for an order that has ended; using it later is an error.
 const KEY_HOLDS: Duration = Duration::from_secs(3600);
 
-/// An order that is being looked at, and the look: one at a time.
+/// The order that is being checked; one at a time.
 #[derive(Default)]
 pub(super) struct OrderCheck {
     looked_at: Option<CheckedOrder>,
@@ -40,7 +40,7 @@ pub(super) struct OrderCheck {
 /// Why there is no plan for an order.
 #[derive(Debug)]
 pub(super) enum PlanError {
-    /// The order is a mistake, or not clear.
+    /// The order is wrong or ambiguous.
     Order(by_hand::OrderRefused),
     /// The rollback cannot be done.
     Rollback(RollbackError),
@@ -67,7 +67,7 @@ struct CheckedOrder {
 }
 
 impl ReleaseController {
-    /// Takes the order of a person.
+    /// Takes an order.
     pub(super) async fn on_order(&mut self, order: RollbackOrder) {
         let RollbackOrder {
             target,
@@ -102,7 +102,7 @@ impl ReleaseController {
         }
     }
 
-    /// What became of the order that was sent with this key, if there was one.
+    /// The answer to an earlier order with the same key, if there was one.
     fn sent_before(&self, sent: &OrderKey) -> Option<Result<AcceptedOrder, DeclinedOrder>> {
         let looked_at = self.order_look.looked_at.as_ref();
         if let Some(first) = looked_at.and_then(|other| other.order.with(&sent.key)) {
@@ -132,7 +132,7 @@ impl ReleaseController {
         })
     }
 
-    /// Has an order join the rollback that is under way, where it wants the same.
+    /// Joins the order to the running rollback if both want the same.
     async fn join_order(
         &mut self,
         target: Option<Revision>,
@@ -179,7 +179,7 @@ impl ReleaseController {
         })
     }
 
-    /// Begins to look whether an order can be carried out. What runs goes on meanwhile.
+    /// Starts to check an order, beside everything else.
     fn look_at(
         &mut self,
         target: Option<Revision>,
@@ -240,8 +240,8 @@ impl ReleaseController {
         });
     }
 
-    /// The plan of a person: to the revision that was named, or to the last that worked. `checked` says what is wrong with
-    /// the order, once the revisions that they may mean are read.
+    /// The plan of an order: to the named revision, or to the last good one. `checked` returns what is wrong with the
+    /// order once the revisions in question are read.
     pub(super) fn ordered<E>(
         &self,
         (bad, target, reason): (Revision, Option<Revision>, String),
@@ -268,7 +268,7 @@ impl ReleaseController {
         })
     }
 
-    /// The revisions that were rolled back, by the revision that this made.
+    /// The revisions that were rolled back, by the revision that the rollback made.
     fn undone(&self) -> BTreeMap<Revision, Revision> {
         let finished = self.state.rollout.finished().iter();
         finished
@@ -281,7 +281,7 @@ impl ReleaseController {
             .collect()
     }
 
-    /// What is wrong with an order at first sight.
+    /// The first error of an order that shows without the cluster.
     fn check_order(&self, bad: Revision, target: Option<Revision>) -> Result<(), DeclinedOrder> {
         let observed = self.release_state.borrow().clone();
         if let Some(why) = observed.trouble {
@@ -294,7 +294,7 @@ impl ReleaseController {
         by_hand::check(&observed.release_state, bad, target, &undone, &name).map_err(declined)
     }
 
-    /// The look at an order has ended: it is carried out, or its callers are told why not.
+    /// The check has ended: carries the order out, or answers why not.
     pub(super) async fn on_order_looked(&mut self, looked: Result<Revision, PlanError>) {
         let Some(order) = self.order_look.looked_at.take() else {
             return;
@@ -348,7 +348,7 @@ impl ReleaseController {
         answer_all(order.callers, &Ok(accepted));
     }
 
-    /// Something is in the way of an order. What is in nobody's power to change is not written down.
+    /// Answers that something prevents the order. Only what people can change is logged for the release.
     async fn decline(&mut self, order: CheckedOrder, rollback_error: &RollbackError) {
         let release_state = Arc::clone(&self.release_state.borrow().release_state);
         let told = self.telling()(rollback_error);
@@ -392,7 +392,7 @@ fn declined(refused: by_hand::OrderRefused) -> DeclinedOrder {
     }
 }
 
-/// Why an order that was sent with the key of another one is not that one; `None` where it is.
+/// Why an order with a known key is not that order; `None` if it is.
 fn is_another(first: &OrderKey, sent: &OrderKey) -> Option<DeclinedOrder> {
     let to = |key: &OrderKey| match key.target {
         Some(target) => format!("to revision {target}"),
@@ -407,7 +407,7 @@ fn is_another(first: &OrderKey, sent: &OrderKey) -> Option<DeclinedOrder> {
     })
 }
 
-/// Each caller is told; only the first has begun it.
+/// Answers all callers; only the first one started the order.
 fn answer_all(callers: Vec<OrderReply>, answer: &Result<AcceptedOrder, DeclinedOrder>) {
     for (number, caller) in callers.into_iter().enumerate() {
         let mut answer = answer.clone();
@@ -419,7 +419,7 @@ fn answer_all(callers: Vec<OrderReply>, answer: &Result<AcceptedOrder, DeclinedO
     }
 }
 
-/// Told apart in one release: by the revision, and by chance.
+/// An id that is unique in the release: the revision and a random part.
 fn new_id(bad: Revision) -> Box<str> {
     format!("{bad}-{:08x}", fastrand::u32(..)).into()
 }

@@ -1,4 +1,4 @@
-//! Asking pods directly: who is next, and what came of it.
+//! Probes pods directly: which pod is next, and its results.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -12,13 +12,13 @@ use crate::core::units::Revision;
 use crate::prober::{self, Prober};
 use crate::release::{ReleasePod, ReleaseState};
 
-/// Marks of one pod and endpoint that may wait for their tick.
+/// Outcomes of one pod and endpoint that may wait for their tick.
 const MAX_WAITING: usize = 64;
 
-/// Pods that are kept in mind; further ones are not asked.
+/// Pods that are remembered; further ones are not probed.
 const MAX_PODS: usize = 1000;
 
-/// Marks of one tick, and latencies in microseconds, one of each for each endpoint.
+/// Outcomes of one tick and latencies in microseconds, one of each per endpoint.
 pub(super) type PodResults = (Vec<TickOutcome>, Vec<Option<u32>>);
 
 /// One endpoint of one pod.
@@ -29,7 +29,7 @@ struct PodEndpoint {
     waiting: VecDeque<(TickOutcome, Option<u32>)>,
 }
 
-/// The pods of one release, as far as they are asked.
+/// The pods of one release that are probed.
 #[derive(Default)]
 pub(super) struct PodProbers {
     /// By pod and endpoint.
@@ -38,7 +38,7 @@ pub(super) struct PodProbers {
 }
 
 impl PodProbers {
-    /// The pods whose turn it is: at most five.
+    /// The next pods in turn, at most five.
     pub(super) fn next<'a>(&mut self, pods: &[&'a ReleasePod]) -> Vec<&'a ReleasePod> {
         let count = pods.len().min(MAX_PODS);
         let chosen = (0..count.min(MAX_ASKED)).map(|at| pods[(self.turn + at) % count]);
@@ -49,13 +49,13 @@ impl PodProbers {
         chosen
     }
 
-    /// One of the pods, in turn.
+    /// The next pod in turn.
     pub(super) fn one<'a>(&mut self, pods: &[&'a ReleasePod]) -> Option<&'a ReleasePod> {
         self.turn = self.turn.wrapping_add(1);
         pods.get(self.turn % pods.len().max(1)).copied()
     }
 
-    /// A prober for an endpoint of a pod, if it may be asked once more now.
+    /// A prober for an endpoint of a pod, if another probe may start now.
     pub(super) fn begin(
         &mut self,
         shared: &Arc<prober::ProberContext>,
@@ -89,7 +89,7 @@ impl PodProbers {
         Some(Arc::clone(&line.prober))
     }
 
-    /// An answer has come.
+    /// Takes a result.
     pub(super) fn add_result(
         &mut self,
         pod: &str,
@@ -108,8 +108,7 @@ impl PodProbers {
         line.waiting.push_back((outcome, us));
     }
 
-    /// The marks of a pod for the tick that ends, and how long its good answers took in microseconds; `None` where none
-    /// has come.
+    /// Outcomes of a pod for the ending tick, with latencies of its successes in microseconds; `None` without a result.
     pub(super) fn take(&mut self, pod: &str, endpoints: usize) -> Option<PodResults> {
         let mut outcomes = vec![TickOutcome::Unknown; endpoints];
         let mut latencies = vec![None; endpoints];
@@ -125,14 +124,14 @@ impl PodProbers {
         any.then_some((outcomes, latencies))
     }
 
-    /// Forgets pods that are gone.
+    /// Forgets pods that no longer exist.
     pub(super) fn keep(&mut self, pods: &[ReleasePod]) {
         self.lines
             .retain(|(name, _), _| pods.iter().any(|pod| pod.name == *name));
     }
 }
 
-/// Where a probe asks a pod directly, if it does.
+/// The address at which a probe reaches a pod directly, if it does.
 pub(super) fn address_of(probe: &ProbeConfig, pod: &ReleasePod) -> Option<SocketAddr> {
     let Some(aim) = &probe.pods else {
         return pod.address;
@@ -154,8 +153,8 @@ pub(super) fn address_of(probe: &ProbeConfig, pod: &ReleasePod) -> Option<Socket
     Some(SocketAddr::new(pod.ip?, port.number))
 }
 
-/// Whether it is clear which pods a probe asks directly: where it names no workload, only one may have its port, of those
-/// that its Service selects in a revision.
+/// Whether it is clear which pods a probe means. Without a named workload, only one workload may have its port, among
+/// those that its Service selects in a revision.
 pub(super) fn is_clear(
     probe: &ProbeConfig,
     release_state: &ReleaseState,
@@ -176,8 +175,8 @@ fn names_workload(probe: &ProbeConfig) -> bool {
     aim.is_some_and(|aim| aim.workload.is_some())
 }
 
-/// Whether the Service that a probe asks selects a pod in a revision: the other colour of a blue-green pair answers nobody.
-/// What the probe names by itself is not doubted.
+/// Whether the Service of a probe selects a pod in a revision: the idle colour of a blue-green pair gets no traffic. A
+/// workload that the probe names counts in any case.
 pub(super) fn is_behind(
     probe: &ProbeConfig,
     pod: &ReleasePod,
@@ -189,7 +188,7 @@ pub(super) fn is_behind(
             .is_none_or(|revision| release_state.is_selected(pod, &probe.target.host(), revision))
 }
 
-/// The same question to one pod instead of the Service, in the name of the Service.
+/// The probe, aimed at one pod instead of the Service, with the host name of the Service.
 fn aimed_at(probe: &ProbeConfig, pod: &ReleasePod, address: SocketAddr) -> (Target, ProbeKind) {
     let mut url = probe.target.url().clone();
     if let Some(aim) = &probe.pods
@@ -252,7 +251,7 @@ pub(super) mod tests {
     use crate::release::ContainerPort;
     use crate::release::change::RevisionWorkloads;
 
-    /// A probe that asks pods so: workload and port, where they are named.
+    /// A probe of pods, with workload and port if given.
     pub(in super::super) fn probe(aim: Option<(&str, &str)>) -> ProbeConfig {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("probes.toml");

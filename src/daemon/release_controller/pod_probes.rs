@@ -1,4 +1,4 @@
-//! Asking pods directly: during a watch those whose turn it is, in steady state one now and then.
+//! Probes pods directly: during an analysis the ones whose turn it is, otherwise one now and then.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +34,7 @@ impl ReleaseController {
             .add_result(&message.pod, message.endpoint, message.outcome, took);
     }
 
-    /// Asks the pods whose turn it is, for the tick that begins.
+    /// Probes the pods whose turn it is, for the tick that starts.
     pub(super) fn ask_pods(&mut self) {
         let release_state = Arc::clone(&self.release_state.borrow().release_state);
         let Some(running) = &mut self.state.running else {
@@ -103,7 +103,7 @@ impl ReleaseController {
         }
     }
 
-    /// In steady state: can pods be asked at all?
+    /// On an idle release: can pods be probed at all?
     pub(super) fn look(&mut self, now: Time) {
         let has_looked = self.state.probes.values().all(ProbeHistory::has_looked)
             && !self.state.probes.is_empty();
@@ -194,17 +194,17 @@ fn side_of(pod: &ReleasePod, running: &RunningAnalysis) -> PodSide {
     }
 }
 
-/// Only pods that are Ready and stay are asked.
+/// Only pods that are Ready and not terminating are probed.
 pub(super) fn serves(pod: &ReleasePod) -> bool {
     pod.ready_since.is_some() && !pod.terminating
 }
 
-/// Whether a pod that was asked is one of those still.
+/// Whether a pod that was probed still qualifies.
 pub(super) fn stays(pods: &[ReleasePod], name: &str) -> bool {
     pods.iter().any(|pod| *pod.name == *name && serves(pod))
 }
 
-/// Gives a pod a number the first time that it is asked.
+/// Gives a pod a number when it is first probed.
 fn number(
     running: &mut RunningAnalysis,
     side: PodSide,

@@ -1,7 +1,6 @@
-//! What people who look at the release are told of its probes and its budgets.
+//! Kubernetes Events about the probes and budgets of a release.
 //!
-//! A probe that fails and comes back again and again is told of as often as its whole rows of answers change, and the
-//! cluster joins Events that repeat.
+//! A flapping probe is reported only when a whole row of results changes, and the cluster merges repeated Events.
 
 use std::collections::BTreeSet;
 
@@ -10,24 +9,24 @@ use crate::core::probe_result::Outcome;
 use crate::daemon::alerting::in_a_row;
 use crate::release::ReleaseEvent;
 
-/// What was heard of one probe lately.
+/// Recent results of one probe.
 #[derive(Debug, Clone, Copy, Default)]
 struct RecentResults {
-    /// Answers of the same kind, one after the other; those that say nothing are not among them.
+    /// Results of the same kind in a row; unknown ones do not count.
     length: u32,
     is_good: bool,
-    /// Whether it was told of as failing.
+    /// Whether it was reported as failing.
     is_told: bool,
 }
 
-/// What was told of a release's probes and budgets.
+/// What was reported about a release's probes and budgets.
 #[derive(Debug, Default)]
 pub(super) struct ReportedState {
     rows: Vec<RecentResults>,
     spent: BTreeSet<String>,
 }
 
-/// What is new of a probe.
+/// A change that is worth an Event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ProbeChange {
     Failing,
@@ -35,7 +34,7 @@ enum ProbeChange {
 }
 
 impl RecentResults {
-    /// Takes an answer; so many of a kind make news.
+    /// Takes a result; `in_a_row` of one kind make a change.
     const fn hears(&mut self, is_good: bool, in_a_row: u32) -> Option<ProbeChange> {
         if self.is_good != is_good {
             self.length = 0;
@@ -64,7 +63,7 @@ impl ReportedState {
 }
 
 impl ReleaseController {
-    /// Tells when a probe begins to fail, or answers again.
+    /// Emits an Event when a probe starts to fail, or recovers.
     pub(super) fn tell_of_probe(&mut self, endpoint: usize, outcome: Outcome) {
         let is_good = match outcome {
             Outcome::Success => true,
@@ -88,7 +87,7 @@ impl ReleaseController {
         self.note(is_warning, reason, "Probe", text);
     }
 
-    /// Tells when a budget is spent.
+    /// Emits an Event when a budget is exhausted.
     pub(super) fn tell_of_budgets(&mut self) {
         let id = &self.setup.release;
         let spent = self.setup.executor.spent_of(&id.namespace, &id.name);
@@ -100,7 +99,7 @@ impl ReleaseController {
         }
     }
 
-    /// A notice about the revision that is there.
+    /// Emits an Event about the current revision.
     fn note(&mut self, is_warning: bool, reason: &'static str, action: &'static str, text: String) {
         if let Some(revision) = self.shown {
             self.post(ReleaseEvent {

@@ -1,4 +1,4 @@
-//! Users' requests as evidence: counted before a revision appears, and during its watch.
+//! Users' requests as evidence: counted before a revision appears, and during its analysis.
 
 use std::time::Duration;
 
@@ -7,22 +7,22 @@ use crate::core::analysis::{RequestScrape, RequestsBefore};
 use crate::core::units::{Revision, Time};
 use crate::prometheus_query;
 
-/// What is compared with: so long a time before.
+/// Length of the comparison period before the revision.
 const BEFORE: Duration = Duration::from_secs(3600);
 
-/// In steady state it is asked so often.
+/// Interval of counting while the release is idle.
 const EVERY: Duration = Duration::from_secs(60);
 
 /// An answer of Prometheus.
 pub(super) struct RequestCount {
-    /// The watch that it is for; none in steady state.
+    /// The analysis that it is for; `None` while the release is idle.
     of: Option<(Revision, Time)>,
     at: Time,
     counts: Result<(u64, u64), String>,
 }
 
 impl ReleaseController {
-    /// When Prometheus is asked next.
+    /// When the next request to Prometheus is due.
     pub(super) fn next_count(&self) -> Option<Time> {
         self.setup.release.requests.as_ref()?;
         self.counting.is_empty().then_some(self.next_count)
@@ -67,7 +67,7 @@ impl ReleaseController {
         });
     }
 
-    /// A watch has begun: the first count comes when a whole interval has passed.
+    /// An analysis has begun: the first count comes after a whole interval.
     pub(super) fn restart_counting(&mut self, now: Time) {
         if let Some(settings) = &self.setup.release.requests {
             self.counting.abort_all();

@@ -1,4 +1,4 @@
-//! Rolling back: the plan, the look before, the rollback, and what the ledger is told.
+//! Rollbacks: plan, preflight, execution, and what goes into the ledger.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,36 +11,36 @@ use crate::core::rollout::{Candidate, RolloutInput, RolloutPhase};
 use crate::core::units::{Revision, Time};
 use crate::release::{self, ReleaseState};
 
-/// How long a rollback waits for the evidence.
+/// Maximum wait of a rollback for the evidence.
 const WITNESS: Duration = Duration::from_millis(1500);
 
-/// A revision that took the place of the bad one is seen within this.
+/// Time within which a revision that took the place of the bad one is seen.
 const OVERTAKEN: Duration = Duration::from_secs(10);
 
-/// Contents that come back so soon after a rollback were not mended.
+/// Contents that come back within this time after a rollback were not fixed.
 const BROUGHT_BACK: Duration = Duration::from_secs(600);
 
-/// After this many rollbacks of the same contents, Helm's command that brings them back is taken for an automaton.
+/// After this many rollbacks of the same contents, whoever redeploys them with Helm counts as automation.
 const TRIES: usize = 2;
 
-/// A rehearsal is repeated after that: rights and helm may have changed.
+/// Interval of dry runs: rights and helm may have changed.
 const REHEARSE_EVERY: Duration = Duration::from_secs(60);
 
-/// Between looks at rest how what runs differs from the newest revision: each asks for every workload.
+/// Interval of comparing an idle release with its newest revision; each comparison reads every workload.
 const COMPARE_EVERY: Duration = Duration::from_secs(600);
 
 /// Differences that are named.
 const MAX_DIFFERENCES: usize = 10;
 
-/// How what runs differs from what a revision says.
+/// How the cluster differs from what a revision says.
 pub(super) struct Compared {
     revision: Revision,
-    /// Whether no revision was at hand.
+    /// Whether the release was idle.
     at_rest: bool,
     drift: Vec<String>,
 }
 
-/// What was known of that at rest.
+/// The differences that existed while the release was idle.
 #[derive(Default)]
 pub(super) struct Differed {
     looked: Option<(Time, Revision)>,
@@ -48,7 +48,7 @@ pub(super) struct Differed {
 }
 
 impl Differed {
-    /// What of these differences was not there before, as far as it is named.
+    /// The differences that did not exist before, as far as they are named.
     fn new_of(&self, mut drift: Vec<String>) -> Vec<String> {
         drift.retain(|one| !self.before.contains(one));
         let more = drift.len().saturating_sub(MAX_DIFFERENCES);
@@ -119,8 +119,8 @@ impl ReleaseController {
         self.preflight = Some(preflight);
     }
 
-    /// Whether something brings back what was rolled back a moment ago: a tool that keeps the release as it is, also one
-    /// that leaves no mark, or a pipeline that tries again. It would go on, and so would we.
+    /// Whether something redeploys what was rolled back a moment ago: a GitOps tool, also one that leaves no mark, or a
+    /// pipeline that retries. It would redeploy after each rollback, so another one is refused.
     fn brought_back(&self, bad: Revision) -> Option<release::RollbackError> {
         if self.setup.release.controller.may.against_gitops {
             return None;
@@ -160,7 +160,7 @@ impl ReleaseController {
         ))
     }
 
-    /// Says that a rollback goes back over revisions in between that were not found bad.
+    /// Logs that a rollback skips revisions in between that were not rejected.
     fn say_what_is_passed_over(&mut self, plan: &release::RollbackPlan) {
         let release_state = Arc::clone(&self.release_state.borrow().release_state);
         let between = release_state.revisions.iter().filter(|record| {
@@ -192,7 +192,7 @@ impl ReleaseController {
         self.keep_entries();
     }
 
-    /// What a person is told of a refusal.
+    /// Turns a failed rollback into the text for people.
     pub(super) fn telling(&self) -> impl Fn(&release::RollbackError) -> String + Send + use<> {
         let release = &self.setup.release;
         let (namespace, name) = (release.namespace.clone(), release.name.clone());
@@ -248,13 +248,13 @@ impl ReleaseController {
         });
     }
 
-    /// Looks whether what runs now is what the rollback should have made.
+    /// Compares the cluster with what the rollback should have made.
     pub(super) fn compare(&mut self, created_revision: Revision) {
         self.tell_of_old_settings();
         self.begin_to_compare(created_revision, false);
     }
 
-    /// Looks now and then at rest: what differs before a revision appears is no doing of its rollback.
+    /// Compares an idle release now and then: what differs before a revision appears is not caused by its rollback.
     pub(super) fn compare_at_rest(&mut self, now: Time) {
         let newest = {
             let release_state = &self.release_state.borrow().release_state;
@@ -310,7 +310,7 @@ impl ReleaseController {
         self.publish();
     }
 
-    /// Looks beforehand whether a rollback could be done: of the revision that is judged, or to the one that serves.
+    /// Runs the preflight without a rollback: of the revision under analysis, or to the one that serves.
     pub(super) fn rehearse(&mut self, now: Time) {
         let newest = self
             .release_state
@@ -393,7 +393,7 @@ impl ReleaseController {
         }
     }
 
-    /// Begins to collect evidence.
+    /// Starts to collect evidence.
     pub(super) fn collect(&mut self, bad: Revision, began: Time) {
         let release_state = Arc::clone(&self.release_state.borrow().release_state);
         let serving = self
@@ -410,7 +410,7 @@ impl ReleaseController {
             .spawn(async move { (bad, began, collected.await) });
     }
 
-    /// Evidence has come: it is kept with the recording, which may be closed by now.
+    /// Adds the evidence to the recording, which may be closed by now.
     pub(super) fn on_evidence(
         &mut self,
         bad: Revision,
@@ -431,7 +431,7 @@ impl ReleaseController {
         }
     }
 
-    /// Has what was recorded so far kept where another pod finds it.
+    /// Copies the recording to where another pod finds it.
     fn keep_recording(&self) {
         let (Some(store), Some(recorder)) = (&self.setup.store, &self.recorder) else {
             return;
@@ -464,7 +464,7 @@ impl ReleaseController {
     }
 }
 
-/// What became of a look that found something in the way, told in these words.
+/// The input for a failed preflight.
 fn refused(rollback_error: &release::RollbackError, reason: String) -> RolloutInput {
     if matches!(rollback_error, release::RollbackError::NoTarget(_)) {
         RolloutInput::NoTarget { reason }

@@ -1,7 +1,7 @@
-//! Settings that a revision or a rollback changes for pods that run on.
+//! ConfigMaps and Secrets that a revision or a rollback changes for pods that keep running.
 //!
-//! Where only a ConfigMap or a Secret changes, no pod is made anew. A kubelet brings what is mounted to its pods by and by;
-//! what else reads it goes on with what it read when it started.
+//! If only a ConfigMap or Secret changes, no pod is replaced. The kubelet updates mounted files after a while;
+//! environment variables keep the value from the pod's start.
 
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use crate::core::rollout::RolloutPhase;
 use crate::core::units::{Namespace, Revision};
 use crate::release::change::NotRestarted;
 
-/// A kubelet looks at a pod at least every minute, somewhat spread, and takes what its watch of the ConfigMap knows then.
+/// A kubelet syncs a pod at least every minute, with some jitter, and takes the ConfigMap that its watch knows then.
 const BROUGHT_WITHIN: Duration = Duration::from_secs(90);
 
-/// How long the release must be well afterwards, see [`crate::core::analysis::Verification`].
+/// How long the release must be healthy afterwards, see [`crate::core::analysis::Verification`].
 const CALM: Duration = Duration::from_secs(15);
 
-/// Workloads that are named.
+/// Workloads that a sentence names.
 const MAX_NAMED: usize = 3;
 
 impl ReleaseController {
-    /// Workloads whose pods run on although a revision changed what they read.
+    /// Workloads whose pods keep running although a revision changed what they read.
     fn not_restarted(
         &self,
         revision: Option<Revision>,
@@ -35,7 +35,7 @@ impl ReleaseController {
         })
     }
 
-    /// Those that the rollback at hand leaves running.
+    /// Workloads that the current rollback leaves running.
     fn not_restarted_by_rollback(&self) -> Vec<NotRestarted> {
         let RolloutPhase::Verifying(candidate) = self.state.rollout.phase() else {
             return Vec::new();
@@ -43,7 +43,7 @@ impl ReleaseController {
         self.not_restarted(candidate.created_revision, Some(candidate.revision))
     }
 
-    /// Whether pods may still get what the rollback changed.
+    /// Whether pods may still get the settings that the rollback changed.
     pub(super) fn settings_may_still_come(&self) -> bool {
         let candidate = self.state.rollout.phase().candidate();
         let rolled_back_at = candidate.and_then(|candidate| candidate.rolled_back_at);
@@ -56,7 +56,7 @@ impl ReleaseController {
                 .any(|one| one.is_mounted)
     }
 
-    /// Says when a rollback begins to be verified that pods do not have its settings yet.
+    /// Logs at the start of a verification that pods do not have its settings yet.
     pub(super) fn tell_of_old_settings(&mut self) {
         let waits = mounting(&self.not_restarted_by_rollback());
         if waits.is_empty() {
@@ -69,7 +69,7 @@ impl ReleaseController {
         self.remark_settings(&text);
     }
 
-    /// Says the same of a revision that appears.
+    /// Logs the same for a new revision.
     pub(super) fn tell_of_new_settings(&mut self, revision: Revision) {
         let serving = self.state.rollout.phase().candidate();
         let serving = serving.and_then(|candidate| candidate.serving);
@@ -84,7 +84,7 @@ impl ReleaseController {
         self.remark_settings(&text);
     }
 
-    /// Says when an analysis may be over before the rollout is complete, by what the last kept rollouts took.
+    /// Logs that an analysis may end before the rollout is complete, judged by earlier rollouts.
     pub(super) fn tell_of_long_rollouts(&mut self) {
         let rule = &self.setup.release.controller.rule;
         let took = self.state.taught.iter().map(|one| one.rollout_s);
@@ -103,7 +103,7 @@ impl ReleaseController {
         self.publish();
     }
 
-    /// Why a revision that passed may not have been met by any pod, if so: the analysis was over before its settings came.
+    /// Why perhaps no pod ran with the settings of a revision that passed: the analysis ended before they arrived.
     pub(super) fn ended_before_settings(&self, took: Duration) -> Option<String> {
         let candidate = self.state.rollout.phase().candidate()?;
         let waits = mounting(&self.not_restarted(Some(candidate.revision), candidate.serving));
@@ -118,15 +118,14 @@ impl ReleaseController {
         })
     }
 
-    /// What is to be said where the same still fails after a rollback, and its pods may have the settings that failed.
+    /// What to add if the same still fails after a rollback while pods may have the settings that failed.
     pub(super) fn old_settings(&self, failing: &str) -> Option<String> {
         let all = self.not_restarted_by_rollback();
         still_old(failing, &all, &self.setup.release.namespace)
     }
 }
 
-/// What is to be said where a rollout that takes as long as earlier ones leaves too little of the analysis, if so: all in
-/// seconds.
+/// The warning if a rollout as long as earlier ones leaves too little of the analysis; all in seconds.
 fn too_short(took: f64, longest: f64, after_complete: f64) -> Option<String> {
     // As many results as half of that time brings are too few to meet the new pods.
     let is_short = took > 0.0 && took + after_complete / 2.0 > longest;

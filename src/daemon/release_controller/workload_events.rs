@@ -1,4 +1,4 @@
-//! The rollout as the analysis sees it: the release's workloads when a revision appears, and what happens to them.
+//! Workload events for the analysis: the workloads when a revision appears, and what changes after that.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,20 +15,20 @@ use crate::core::revision_ledger::RevisionStatus;
 use crate::core::units::{Revision, Time};
 use crate::release::{ReleasePod, ReleaseState, WorkloadState};
 
-/// Templates that are seen for so long are those of the revision that is known.
+/// Templates that stay unchanged for this long belong to the known revision.
 const TEMPLATES_STAND: Duration = Duration::from_secs(2);
 
-/// The workloads' templates: as `Deployment web`, and what tells the template from others.
+/// Workloads, as `Deployment web`, with the identifier of their template.
 pub(super) type WorkloadTemplates = Vec<(Box<str>, Box<str>)>;
 
-/// What the analysis was told of one workload.
+/// What the analysis was told about one workload.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct ReportedWorkload {
     /// As `Deployment web`.
     id: Box<str>,
     change: Option<WorkloadDiff>,
-    /// What told its template from others before the revision appeared.
+    /// Identifier of its template before the revision appeared.
     template_before: Option<Box<str>>,
     /// Whether its pods are really replaced.
     is_rolled: bool,
@@ -51,12 +51,12 @@ impl ReportedWorkload {
         }
     }
 
-    /// Whether it is the workload of a pod.
+    /// Whether a pod belongs to it.
     pub(super) fn is_of(&self, pod: &ReleasePod) -> bool {
         *self.id == *pod.workload_name()
     }
 
-    /// Whether a pod of it that was made since the revision appeared is one of the revision.
+    /// Whether a pod of it that was created since the revision appeared belongs to the revision.
     pub(super) fn makes_new_pods(&self) -> bool {
         match self.change {
             // While a hook runs, what is made is still of the old template.
@@ -81,7 +81,7 @@ impl ReportedWorkload {
         self.is_rolled
     }
 
-    /// Notes what was told, as where it is read back from a recording.
+    /// Takes an event, also one that is read back from a recording.
     pub(super) fn note(&mut self, what: WorkloadChange) {
         match what {
             WorkloadChange::Template => self.has_template = true,
@@ -99,7 +99,7 @@ impl ReportedWorkload {
 }
 
 impl ReleaseController {
-    /// The workloads of a revision that appears; `None` where nobody can see its rollout.
+    /// The workloads of a new revision; `None` if the cluster does not show its rollout.
     pub(super) fn workloads_at_start(
         &self,
         release_state: &ReleaseState,
@@ -151,7 +151,7 @@ impl ReleaseController {
         Some(workloads.collect())
     }
 
-    /// What the last kept rollouts taught, for these endpoints.
+    /// What the last passed rollouts taught about these endpoints.
     pub(super) fn learned(&self, endpoints: &[Box<str>]) -> crate::core::analysis::LearnedRollouts {
         let mut learned = crate::core::analysis::LearnedRollouts {
             rollouts: u32::try_from(self.state.taught.len()).unwrap_or(u32::MAX),
@@ -182,7 +182,7 @@ impl ReleaseController {
         learned
     }
 
-    /// A rollout that was kept teaches those after it.
+    /// Learns from a rollout that passed.
     pub(super) fn learn_from(&mut self, taught: RolloutLessons) {
         if self.state.taught.len() >= super::state::MAX_TAUGHT {
             self.state.taught.pop_front();
@@ -190,9 +190,8 @@ impl ReleaseController {
         self.state.taught.push_back(taught);
     }
 
-    /// Remembers the templates that the workloads have while the newest revision is the one that is known: what tells
-    /// the pods of the next one from them. They must have stood for a moment, since the next revision's may be seen
-    /// before its record is.
+    /// Remembers the templates while the newest revision is known: they tell its pods from the next one's. They must
+    /// have been stable for a moment, since the next revision's templates may be seen before its record.
     pub(super) fn note_templates(&mut self, release_state: &ReleaseState) {
         let newest = release_state.newest().map(|record| record.revision);
         if newest.is_none() || newest != self.state.rollout.newest() {
@@ -214,14 +213,14 @@ impl ReleaseController {
         }
     }
 
-    /// What told a workload's template from others, as it was last known.
+    /// The last known identifier of a workload's template.
     pub(super) fn template_before(&self, id: &str) -> Option<&str> {
         let mut templates = self.state.templates.iter();
         let found = templates.find(|(of, _)| **of == *id);
         found.map(|(_, template)| &**template)
     }
 
-    /// What became known of the workloads since the tick before.
+    /// What changed about the workloads since the last tick.
     pub(super) fn rollout_events(&mut self, release_state: &ReleaseState) -> Vec<WorkloadEvent> {
         let now = self.now();
         let Some(running) = &self.state.running else {
@@ -274,18 +273,18 @@ impl ReleaseController {
     }
 }
 
-/// What is known around a workload.
+/// What else is known about a workload.
 struct WorkloadContext<'a> {
     /// The workload before the revision appeared.
     before: Option<&'a WorkloadState>,
-    /// Where there is none: whether its template is the revision's.
+    /// If there was none: whether its template is the revision's.
     is_new: bool,
-    /// Whether helm is done, and has succeeded.
+    /// Whether helm has finished successfully.
     is_deployed: bool,
 }
 
 impl ReportedWorkload {
-    /// What is new about the workload.
+    /// The events of one workload since the last tick.
     fn follow(
         &mut self,
         state: &WorkloadState,
@@ -355,7 +354,7 @@ impl ReportedWorkload {
     }
 }
 
-/// Places of the probes that ask a workload; `None` where all of them may.
+/// Indices of the probes that probe a workload; `None` if all of them may.
 fn probing(probes: &[Arc<ProbeConfig>], workload: &str) -> Option<Vec<u16>> {
     let named = |probe: &Arc<ProbeConfig>| probe.pods.as_ref()?.workload.clone();
     if probes.iter().all(|probe| named(probe).is_none()) {
@@ -402,7 +401,7 @@ mod tests {
         }
     }
 
-    /// A workload that the revision changed, which had this template before.
+    /// A workload that the revision changed, with its template before.
     fn told(template: Option<&str>) -> ReportedWorkload {
         ReportedWorkload {
             id: "Deployment web".into(),

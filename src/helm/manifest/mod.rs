@@ -1,12 +1,12 @@
-//! The rendered objects of a revision: what of them Leadsman has to know.
+//! The rendered objects of a revision, as far as Leadsman needs them.
 //!
-//! A manifest is YAML 1.1 as Helm reads it: `0644` is the number 420, `on` is true, and of a key that stands twice the
-//! last counts (`sigs.k8s.io/yaml`, which is not strict there). It comes from a chart, so it is bounded, and what is wrong is said with the document and its source, never
-//! with its text, which may hold secrets.
+//! A manifest is YAML 1.1 as Helm reads it: `0644` is the number 420, `on` is true, and of duplicate keys the last
+//! counts (`sigs.k8s.io/yaml`, which is not strict there). It comes from a chart, so it is bounded. An error names the
+//! document and its source, never its text, which may contain secrets.
 
 use serde_json::Value;
 
-/// Documents of one manifest; a record of 1 MiB holds some thousands.
+/// Documents of one manifest; a record of 1 MiB has room for some thousands.
 const MAX_DOCUMENTS: usize = 10_000;
 
 /// The deepest nesting. Schemas inside custom resource definitions go to some forty.
@@ -19,7 +19,7 @@ const MAX_NODES: usize = 500_000;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("document {document} of the manifest ({source_file}) {why}")]
 pub struct ManifestError {
-    /// Its place, from 1 on; documents without content are not counted.
+    /// Its number, from 1; documents without content are not counted.
     pub document: usize,
     /// The file of the chart that it was rendered from, as Helm notes it.
     pub source_file: String,
@@ -34,18 +34,19 @@ pub struct ManifestObject {
     pub api_version: String,
     /// As `Deployment`.
     pub kind: String,
-    /// Where it says so; else it is in the release's own namespace, if its kind has one at all.
+    /// As written; without it, the object is in the release's own namespace, if its kind is namespaced.
     pub namespace: Option<String>,
     /// Its name.
     pub name: String,
-    /// All of it.
+    /// The whole object.
     pub body: Value,
 }
 
-/// The objects of a manifest, in its order; lists are taken apart.
+/// The objects of a manifest, in its order; lists are split.
 ///
 /// # Errors
-/// When a document is not YAML, or no object.
+///
+/// When a document is not YAML, or not an object.
 pub fn objects(manifest: &str) -> Result<Vec<ManifestObject>, ManifestError> {
     let mut objects = Vec::new();
     let mut number = 0;
@@ -72,7 +73,7 @@ pub fn objects(manifest: &str) -> Result<Vec<ManifestObject>, ManifestError> {
     Ok(objects)
 }
 
-/// Splits at lines that are `---`, with or without blanks behind.
+/// Splits at lines that are `---`, with or without trailing blanks.
 fn documents(manifest: &str) -> Vec<String> {
     let mut documents = vec![String::new()];
     for line in manifest.lines() {
@@ -166,7 +167,7 @@ fn take(value: Value, objects: &mut Vec<ManifestObject>) -> Result<(), &'static 
 }
 
 impl ManifestObject {
-    /// Whether it runs pods and rolls them over when it changes.
+    /// Whether it runs pods and replaces them when it changes.
     pub fn is_workload(&self) -> bool {
         self.api_version.starts_with("apps/")
             && matches!(
@@ -185,7 +186,7 @@ impl ManifestObject {
                 == Some("Recreate")
     }
 
-    /// The images that its pods run, sorted, each once.
+    /// The images of its pods, sorted, each once.
     pub fn images(&self) -> Vec<&str> {
         let lists = ["initContainers", "containers"];
         let mut images: Vec<&str> = lists
@@ -205,7 +206,7 @@ impl ManifestObject {
 
     /// The ConfigMaps and Secrets that its pods read, each as its kind and name.
     pub fn sources(&self) -> Vec<(&'static str, &str)> {
-        /// Where a name stands, in a volume, a part of one, or a container's environment.
+        /// Where a name occurs: in a volume, a part of one, or a container's environment.
         const PLACES: [(&str, &str); 7] = [
             ("ConfigMap", "/configMap/name"),
             ("Secret", "/secret/secretName"),
@@ -250,7 +251,7 @@ impl ManifestObject {
     }
 }
 
-/// What is in a list of a value; nothing where there is none.
+/// The items of a list in a value; empty if there is none.
 fn listed<'a>(value: Option<&'a Value>, place: &str) -> Vec<&'a Value> {
     let list = value.and_then(|value| value.pointer(place)?.as_array());
     list.into_iter().flatten().collect()

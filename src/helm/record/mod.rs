@@ -1,8 +1,8 @@
 //! A revision as Helm 3 and 4 store it: the payload of a Secret or ConfigMap.
 //!
 //! Layers, from the outside: base64, gzip (very old records have none), JSON. Nothing in it is trusted: every layer has
-//! a bound, fields that Helm leaves out or writes as `null` are taken as empty, and what is no record is an error that
-//! says at which layer. Source of the format: helm/helm, `pkg/storage/driver` and `pkg/release`, v3.21 and v4.2.
+//! a bound, fields that Helm omits or writes as `null` count as empty, and an invalid record gives an error that names
+//! the layer. Source of the format: helm/helm, `pkg/storage/driver` and `pkg/release`, v3.21 and v4.2.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -23,14 +23,14 @@ use crate::core::units::{ReleaseName, Revision};
 /// The largest payload that is decoded, in bytes; Kubernetes allows a Secret 1 MiB.
 pub const MAX_PAYLOAD: usize = 2 * 1024 * 1024;
 
-/// The largest record when inflated, in bytes. Gzip makes manifests some ten times smaller, and whoever makes it a
-/// thousand times means no good.
+/// Maximum size of an inflated record in bytes. Gzip makes manifests about ten times smaller; a factor of a thousand is
+/// an attack.
 pub const MAX_INFLATED: u64 = 32 * 1024 * 1024;
 
-/// Files of a chart's folder `crds` that are looked at; charts of operators have some dozens.
+/// Files of a chart's folder `crds` that are read; charts of operators have some dozens.
 const MAX_CRDS: usize = 500;
 
-/// Go minds no bits that are left over at the end.
+/// Go ignores leftover bits at the end.
 const LIKE_GO: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     PAD.with_decode_allow_trailing_bits(true),
@@ -60,23 +60,24 @@ pub enum RecordError {
     /// The innermost layer.
     #[error("the record is no release of Helm: {0}")]
     NotRelease(String),
-    /// The object's name is not one that Helm gives.
+    /// The object does not have a name that Helm gives.
     #[error("{0:?} is no name of a stored revision")]
     Name(String),
-    /// The object's name says otherwise.
+    /// The object's name does not match the record.
     #[error("the record says that it is {found}, and its name that it is {expected}")]
     Lies {
-        /// By the name of the object.
+        /// By the object's name.
         expected: String,
         /// By the record.
         found: String,
     },
 }
 
-/// Release and revision by the name of the Secret or ConfigMap, as `sh.helm.release.v1.web.v3`. Names of releases may
-/// have dots, so it is read from its end.
+/// Release and revision from the name of the Secret or ConfigMap, as `sh.helm.release.v1.web.v3`. Release names may
+/// contain dots, so it is read from its end.
 ///
 /// # Errors
+///
 /// When Helm would not have given this name.
 pub fn name_of(object: &str) -> Result<(ReleaseName, Revision), RecordError> {
     let parts = object
@@ -100,21 +101,21 @@ pub fn name_of(object: &str) -> Result<(ReleaseName, Revision), RecordError> {
 pub struct HelmRecord {
     /// The release.
     pub name: ReleaseName,
-    /// The namespace that it says it is of; empty where it says none.
+    /// The namespace that the record names; empty if none.
     pub namespace: String,
     /// Its number.
     pub revision: Revision,
-    /// Helm's status; one that is not known here is [`RevisionStatus::Unknown`].
+    /// Helm's status; an unrecognized one is [`RevisionStatus::Unknown`].
     pub status: RevisionStatus,
     /// Helm's description, or the user's.
     pub description: String,
-    /// The chart as `name-version`; empty where the record has none.
+    /// The chart as `name-version`; empty if the record has none.
     pub chart: String,
     /// The version of what the chart installs.
     pub app_version: String,
     /// The chart's own annotations.
     pub chart_annotations: BTreeMap<String, String>,
-    /// The files of the chart's folder `crds` by their names, each with a digest of what is in it.
+    /// The files of the chart's folder `crds` by name, with a digest of each.
     pub crds: BTreeMap<String, ContentDigest>,
     /// The user's values as they are written, numbers of any size included.
     pub config: Option<Box<RawValue>>,
@@ -122,9 +123,9 @@ pub struct HelmRecord {
     pub manifest: String,
     /// The hooks.
     pub hooks: Vec<HelmHook>,
-    /// Whether Helm 4 applied it on the server's side.
+    /// Whether Helm 4 applied it server-side.
     pub server_side: bool,
-    /// As it is stored, in bytes.
+    /// Stored size in bytes.
     pub size: usize,
 }
 
@@ -139,7 +140,7 @@ pub struct HelmHook {
     pub manifest: String,
     /// When it runs, as `pre-upgrade`.
     pub events: Vec<String>,
-    /// How its last run ended: `Succeeded`, `Failed`, `Running`, `Unknown`; empty when it never ran.
+    /// Result of its last run: `Succeeded`, `Failed`, `Running`, `Unknown`; empty if it never ran.
     pub phase: String,
 }
 
@@ -149,7 +150,7 @@ impl HelmHook {
         self.events.iter().any(|own| own == event)
     }
 
-    /// Whether it only runs at `helm test`.
+    /// Whether it runs only at `helm test`.
     fn is_test(&self) -> bool {
         !self.events.is_empty() && self.events.iter().all(|event| event == "test")
     }
@@ -163,10 +164,11 @@ impl HelmHook {
     }
 }
 
-/// Reads a payload, the API's own base64 already taken off.
+/// Decodes a payload without the API's own base64.
 ///
 /// # Errors
-/// When it is no record, or not the one that the object's name promises.
+///
+/// When it is not a valid record, or not the one that the object's name promises.
 pub fn decode(object: &str, payload: &[u8]) -> Result<HelmRecord, RecordError> {
     let (name, revision) = name_of(object)?;
     let text = inflate(payload)?;
@@ -212,7 +214,7 @@ pub(crate) fn inflate(payload: &[u8]) -> Result<Vec<u8>, RecordError> {
     Ok(inflated)
 }
 
-/// As Go reads it, which skips line ends.
+/// Decodes base64 like Go, which skips line ends.
 fn without_base64(payload: &[u8]) -> Result<Vec<u8>, RecordError> {
     let is_text = |byte: &u8| !matches!(byte, b'\r' | b'\n');
     let text: Vec<u8> = payload.iter().copied().filter(is_text).collect();
@@ -221,8 +223,8 @@ fn without_base64(payload: &[u8]) -> Result<Vec<u8>, RecordError> {
         .map_err(|error| RecordError::NotBase64(error.to_string()))
 }
 
-/// How many bytes Helm has in memory when it has unpacked a payload; whether these are a record does not matter. Counted
-/// without keeping them, and no further than one beyond `most`. What Helm cannot unpack counts as far as it comes.
+/// How many bytes Helm needs for an unpacked payload, valid or not. Counts without keeping them, and stops one byte
+/// beyond `most`. What Helm cannot unpack counts as far as it gets.
 pub(crate) fn unpacked_size(payload: &[u8], most: u64) -> u64 {
     if payload.len() > MAX_PAYLOAD {
         return most.saturating_add(1);
@@ -243,10 +245,10 @@ pub(crate) fn unpacked_size(payload: &[u8], most: u64) -> u64 {
 }
 
 impl HelmRecord {
-    /// What identifies its contents: SHA-256 over manifest and hooks. Two revisions with the same digest are the same
-    /// software. What charts render anew each time without any effect does not matter: line ends, the order of hooks,
-    /// hooks that only `helm test` runs (charts give their test pods random names), and the names of hooks, which often
-    /// hold the revision's number or a random part.
+    /// Identity of its contents: SHA-256 over manifest and hooks. Two revisions with the same digest are the same
+    /// software. Parts that charts render differently each time without effect are ignored: line ends, the order of
+    /// hooks, hooks that only `helm test` runs (charts give their test pods random names), and the names of hooks,
+    /// which often contain the revision or a random part.
     pub fn digest(&self) -> ContentDigest {
         let mut hash = Sha256::new();
         // The length in front keeps two neighbours from being taken for another pair.
@@ -269,8 +271,8 @@ impl HelmRecord {
         hex(hash.finalize().as_slice())
     }
 
-    /// What identifies contents that are rendered anew each time: SHA-256 over the chart, the images of all that runs, and
-    /// the values. These are its objects. `None` where nothing runs.
+    /// Identity of contents that are rendered differently each time: SHA-256 over the chart, all images, and the
+    /// values. `objects` are its objects. `None` if nothing runs.
     pub fn weak(&self, objects: &[ManifestObject]) -> Option<ContentDigest> {
         let mut images: Vec<&str> = objects.iter().flat_map(ManifestObject::images).collect();
         images.sort_unstable();
@@ -288,8 +290,7 @@ impl HelmRecord {
         Some(hex(hash.finalize().as_slice()))
     }
 
-    /// What the choice of a revision to go back to has to know; without the weaker id, for which its objects have to be
-    /// read.
+    /// What the choice of a rollback's target needs; without the weaker id, for which the objects must be read.
     pub fn stored(&self) -> StoredRevision {
         let is_of_rollback =
             |hook: &&HelmHook| hook.runs_at("pre-rollback") || hook.runs_at("post-rollback");
@@ -357,7 +358,7 @@ struct WireChart<'a> {
     files: Option<Vec<WireFile<'a>>>,
 }
 
-/// Beside the templates; what is in it is not copied.
+/// Chart files beside the templates; their contents are not copied.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct WireFile<'a> {

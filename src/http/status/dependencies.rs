@@ -1,4 +1,4 @@
-//! Dependencies, and what needs each of them.
+//! Views of dependencies, and of what needs each of them.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! How long good answers took in an analysis, as it is shown.
+//! View of the latencies of an analysis.
 
 use serde::Serialize;
 

@@ -1,7 +1,6 @@
 //! `GET /` and `GET /api/v1/status`: the status page, and everything that it shows.
 //!
-//! Numbers and reasons only: what targets answered, and anything that an operator would call evidence in the sense of
-//! logs, is not here. Times are seconds since 1970.
+//! Numbers and reasons only: answers of targets, logs and other evidence are not here. Times are seconds since 1970.
 
 mod dependencies;
 mod latencies;
@@ -31,11 +30,11 @@ pub use latencies::{DistributionView, LatenciesView, ProbeLatenciesView};
 
 const PAGE: &str = include_str!("../page.html");
 
-/// The page loads nothing from elsewhere, may not be framed, and speaks to us alone.
+/// The page loads nothing from elsewhere, may not be framed, and connects only to this server.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
                       img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// One guarded release, as whoever guards it shows it.
+/// Status of one release, from its controller.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct GuardView {
     /// The namespace of the release.
@@ -50,7 +49,7 @@ pub struct GuardView {
     pub phase: String,
     /// The newest revision.
     pub revision: Option<u32>,
-    /// The revision that is being judged, rolled back or verified, if any.
+    /// The revision that is being analyzed, rolled back or verified, if any.
     pub at_hand: Option<u32>,
     /// Since when it stands there.
     pub phase_since: Option<f64>,
@@ -60,11 +59,11 @@ pub struct GuardView {
     pub preflight_failure: Option<String>,
     /// What people should know of it beforehand, in words.
     pub remarks: Vec<String>,
-    /// The judgement that runs.
+    /// The running analysis.
     pub analysis: Option<AnalysisView>,
     /// The bake of the newest revision that runs, or how it ended.
     pub bake: Option<BakeView>,
-    /// How long answers took in the judgement that runs, or in the last one, and before.
+    /// Latencies of the running analysis, or of the last one, and from before it.
     pub latencies: Option<LatenciesView>,
     /// The last verdict.
     pub verdict: Option<VerdictView>,
@@ -77,7 +76,7 @@ pub struct GuardView {
     /// What is known of the probes beforehand, in their order.
     #[serde(rename = "probe_history")]
     pub known: Vec<ProbeHistoryView>,
-    /// Revisions whose watch has ended, the oldest first; they have a page of their own.
+    /// Revisions whose rollout has ended, the oldest first; they have an endpoint of their own.
     #[serde(skip)]
     pub rollouts: Vec<RolloutView>,
     /// The revision at hand.
@@ -98,9 +97,9 @@ pub struct CandidateView {
     pub reason: String,
     /// When it appeared, in seconds since 1970.
     pub since: f64,
-    /// Whether it was found bad, or is to be rolled back.
+    /// Whether it was rejected, or is to be rolled back.
     pub is_rejected: bool,
-    /// Whether a person wants it rolled back.
+    /// Whether a person ordered its rollback.
     pub is_ordered: bool,
     /// The order that it carries out, or that has joined it.
     pub order: Option<String>,
@@ -119,7 +118,7 @@ pub struct ProbeHistoryView {
     pub pods_answer: bool,
 }
 
-/// A revision whose watch has ended.
+/// A finished rollout.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct RolloutView {
     /// Its number.
@@ -153,7 +152,7 @@ pub struct RolloutView {
     pub steps: Vec<StepView>,
 }
 
-/// A judgement that runs.
+/// A running analysis.
 #[derive(Debug, Clone, Serialize)]
 pub struct AnalysisView {
     /// Seconds since the revision appeared.
@@ -162,7 +161,7 @@ pub struct AnalysisView {
     pub length_s: f64,
     /// Evidence against the revision.
     pub e_value: f64,
-    /// How much of it rejects.
+    /// The e-value that rejects.
     pub threshold: f64,
     /// Usable share of the results.
     pub coverage: Option<f64>,
@@ -176,13 +175,13 @@ pub struct AnalysisView {
     pub excluded: Vec<String>,
     /// Whether new pods are asked directly, or why not.
     pub direct: String,
-    /// Results that say nothing, by the reason: how many of them, and what that is.
+    /// Unknown results, by cause: how many, and what the cause is.
     pub unknown: Vec<UnknownView>,
-    /// What does not count so far, and why, a sentence each.
+    /// What is excluded so far, and why, a sentence each.
     pub not_judged: Vec<String>,
     /// That answers are slower than before, once that is shown.
     pub slower: Option<String>,
-    /// How many kept rollouts the tolerance is learned from.
+    /// How many passed rollouts the tolerance is learned from.
     pub learned_from: u32,
 }
 
@@ -244,13 +243,13 @@ pub struct VerdictView {
     pub reason: String,
     /// The numbers in words.
     pub text: String,
-    /// Which results failed, by probe and reason.
+    /// Failures by probe and reason.
     pub failing: Vec<String>,
     /// What would have had to differ.
     pub otherwise: String,
     /// When.
     pub at: f64,
-    /// That answers were slower than before, where that was shown.
+    /// Slower answers than before, if evident.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slower: Option<String>,
 }
@@ -277,7 +276,7 @@ pub struct RevisionView {
     pub revision: u32,
     /// Helm's status.
     pub status: String,
-    /// How its watch ended, if it did.
+    /// How its rollout ended, if it did.
     pub outcome: Option<&'static str>,
     /// Why, in words, or Helm's description.
     pub text: String,
@@ -301,11 +300,11 @@ pub struct ObjectiveView {
     pub namespace: String,
     /// Its name.
     pub release: String,
-    /// The probe of which it is promised; none for the whole release.
+    /// The probe of the objective; `None` for the whole release.
     pub probe: Option<String>,
     /// `availability` or `latency`.
     pub objective: &'static str,
-    /// The share that must be good.
+    /// The promised share of successes.
     pub target: f64,
     /// The period, as `30d`.
     pub window: String,
@@ -313,9 +312,9 @@ pub struct ObjectiveView {
     pub success: u64,
     /// Those that broke it.
     pub failure: u64,
-    /// The share of the period's budget that is left; negative when it is overspent.
+    /// Remaining share of the period's budget; negative if it is overspent.
     pub budget_remaining: f64,
-    /// How long that lasts at the burn of the last hour, in seconds; none when nothing is being spent.
+    /// How long that lasts at the burn rate of the last hour, in seconds; `None` if nothing is being spent.
     pub lasts_s: Option<f64>,
     /// How fast it is being spent, by window.
     pub burns: Vec<BurnView>,
@@ -330,7 +329,7 @@ pub struct ObjectiveView {
 pub struct BurnView {
     /// As `1h`.
     pub window: &'static str,
-    /// The share of results that broke the promise.
+    /// The share of results that violated the objective.
     pub error_ratio: Option<f64>,
     /// How many times too fast that is.
     pub burn_rate: Option<f64>,
@@ -387,11 +386,11 @@ pub struct AlertView {
     pub confirmed_by: Arc<[Arc<str>]>,
 }
 
-/// Where a view comes from: always the newest.
+/// A receiver that always has the newest view.
 pub type GuardFeed = watch::Receiver<Arc<GuardView>>;
 
 impl AlertView {
-    /// The namespace and name of the release that it is about; none when it is about ourselves.
+    /// Namespace and name of its release; `None` if it is about Leadsman itself.
     pub(super) fn about(&self) -> Option<(&str, &str)> {
         Some((self.labels.get("namespace")?, self.labels.get("release")?))
     }
@@ -431,7 +430,7 @@ impl ReleaseView {
         }
     }
 
-    /// As we know it ourselves, when whoever acts for it cannot be heard: its probes, and why there is no more.
+    /// This replica's own knowledge of a release whose leader does not answer: its probes, and why there is no more.
     pub(super) fn unheard(self, says: String) -> Self {
         let controller = GuardView {
             namespace: self.controller.namespace.clone(),
@@ -579,7 +578,7 @@ fn all_of<T: Clone>(map: &HashMap<(&str, &str), Vec<&T>>, namespace: &str, name:
     found.copied().cloned().collect()
 }
 
-/// A guard that does not know yet where its release stands.
+/// The view of a controller that has not started yet.
 fn not_yet(view: &GuardView) -> GuardView {
     let says = if view.says.is_empty() {
         "It is not guarded yet: its state is being read"

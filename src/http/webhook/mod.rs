@@ -1,16 +1,16 @@
 //! `POST /api/v1/alerts`: Alertmanager's webhook, payload version 4 (its `notify/webhook`), as evidence about releases.
 //!
 //! Invariants:
-//! - an alert is evidence and no command: it only reaches a release whose configuration names it, and what it means there
-//!   is decided there;
-//! - an answer is given as soon as the alerts are in a bounded queue; what has no room is answered with 503, which
-//!   Alertmanager repeats;
-//! - the same news twice is one for a release: told apart by group, fingerprint, beginning and status; it stays known for as
-//!   long as it is repeated;
-//! - one alert that is not as it must be takes none of the others with it;
-//! - our own alerts that come back are no news;
-//! - where each release has a Lease of its own, a notification is good when every replica that acts for one has taken it,
-//!   and until then it is to come again: nobody but those replicas knows which alerts are about their releases.
+//! - an alert is evidence, not a command: it reaches only releases whose configuration names it, and their controllers
+//!   decide what it means;
+//! - the answer is sent as soon as the alerts are in a bounded queue; without room it is 503, which Alertmanager
+//!   repeats;
+//! - a repeated alert counts once for a release: alerts are identified by group, fingerprint, start and status, and
+//!   remembered as long as they are repeated;
+//! - an invalid alert does not affect the others of its notification;
+//! - our own alerts that come back are ignored;
+//! - with a Lease for each release, a notification succeeds only when every leader has taken it, and is repeated until
+//!   then: only the leaders know which alerts are about their releases.
 
 mod payload;
 
@@ -41,11 +41,11 @@ use crate::platform::clock;
 /// The largest body.
 const MAX_BODY: usize = 1024 * 1024;
 
-/// News that is remembered, by release, so that its repetition is none: what was heard of longest ago goes first.
+/// Alerts that are remembered by release, so that repetitions are recognized; the one not seen for longest is dropped.
 const MAX_REMEMBERED: usize = 10_000;
 
-/// News that was not repeated for so long is forgotten. Alertmanager repeats what fires every four hours unless it is told
-/// otherwise, and hardly anybody says more than a day.
+/// How long an alert is remembered without a repetition. Alertmanager repeats firing alerts every four hours by
+/// default, and rarely less than daily.
 const REMEMBERED_FOR: Duration = Duration::from_secs(48 * 3600);
 
 /// Addresses of which it is known how often they came: beyond that those are forgotten that have not come of late.
@@ -73,7 +73,7 @@ pub struct ReceivedAlert {
     pub is_firing: bool,
     /// What it means here.
     pub weight: AlertWeight,
-    /// It counts as one that waits until the guard has taken it.
+    /// It counts as waiting until the controller has taken it.
     _waits: WaitingAlert,
 }
 
@@ -126,7 +126,7 @@ pub(super) struct SeenAlerts {
 }
 
 impl SeenAlerts {
-    /// Whether this is news; it is none from now on, and is known for another while.
+    /// Whether the alert is new. It is remembered from now on.
     fn is_news(&mut self, key: u64, now: Moment) -> bool {
         while let Some((place, oldest)) = self.order.first_key_value().map(|(a, b)| (*a, *b)) {
             let heard = self.known.get(&oldest).map(|(heard, _)| *heard);
@@ -247,8 +247,8 @@ fn deliver_all(
     Ok(counts)
 }
 
-/// Passes a notification on to all replicas that act for a release of their own: what they make of it, or the answer when
-/// one of them has not taken it. Whoever has taken it knows it when it comes again.
+/// Passes a notification on to all replicas that lead a release: returns their counts, or the answer if one of them has
+/// not taken it. A replica that has taken it recognizes the repetition.
 async fn pass_on(
     shared: &AppState,
     headers: &HeaderMap,

@@ -1,4 +1,4 @@
-//! What Alertmanager writes: its payload version 4, read leniently and within bounds.
+//! Alertmanager's payload version 4, read leniently and within bounds.
 
 use std::fmt;
 
@@ -16,10 +16,10 @@ const MAX_LABELS: usize = 64;
 const MAX_NAME: usize = 128;
 const MAX_VALUE: usize = 1024;
 
-/// The length of a reason why an alert cannot be read, which names what it found there.
+/// Length of the reason why an alert is invalid; it quotes the payload.
 const MAX_WHY: usize = 200;
 
-/// A notification. Its alerts are read one by one, so that one of another form takes none of the others with it.
+/// A notification. Its alerts are parsed one by one, so that an invalid one does not affect the others.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct WebhookNotification<'a> {

@@ -1,9 +1,9 @@
 //! The client for the API server, and the one way to change something there.
 //!
 //! Invariants:
-//! - a request that is given up before its answer takes its connection with it: bytes that wait in our buffers or in the
-//!   kernel's are discarded, so they cannot arrive later;
-//! - everything that changes something goes through a [`ApiWriter`], which needs the permit.
+//! - giving up a request closes its connection: bytes that wait in our buffers or in the kernel's are discarded, so
+//!   they cannot arrive later;
+//! - every change goes through an [`ApiWriter`], which needs the permit.
 
 mod writer;
 
@@ -28,12 +28,13 @@ use tower_http::decompression::DecompressionLayer;
 
 pub(crate) use writer::{ApiWriter, EventRecorder, WriteError};
 
-/// How long a connection may take until it can be used, its TLS handshake included.
+/// Maximum time to establish a connection, including its TLS handshake.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// A client whose connections end with the requests that are given up. Nothing is asked yet.
+/// A client that closes the connection of each request that is given up. Sends no request yet.
 ///
 /// # Errors
+///
 /// When the certificates or credentials of the configuration cannot be used.
 pub(crate) fn client(config: Config) -> kube::Result<Client> {
     if config.proxy_url.is_some() {
@@ -79,7 +80,7 @@ fn timed_out() -> BoxError {
     io::Error::new(io::ErrorKind::TimedOut, text).into()
 }
 
-/// A connection that can be ended from outside.
+/// A connection that can be aborted from outside.
 struct AbortableSocket<T> {
     stream: T,
     end: CancellationToken,
@@ -95,7 +96,7 @@ impl<T> AbortableSocket<T> {
 }
 
 impl<T: Unpin> AbortableSocket<T> {
-    /// The stream, unless it has ended; then whoever waits for it is woken, drops it, and with it what it has not sent.
+    /// The stream, unless it was aborted; then the task that waits for it is woken and drops it with everything unsent.
     fn open(&mut self, cx: &mut Context<'_>) -> io::Result<Pin<&mut T>> {
         if self.ended.as_mut().poll(cx).is_ready() {
             return Err(io::ErrorKind::ConnectionAborted.into());
@@ -104,7 +105,7 @@ impl<T: Unpin> AbortableSocket<T> {
     }
 }
 
-/// The end of a connection, as its requests find it.
+/// The handle by which requests abort their connection.
 #[derive(Clone)]
 struct AbortHandle(CancellationToken);
 
@@ -154,7 +155,7 @@ impl<T: Write + Unpin> Write for AbortableSocket<T> {
     }
 }
 
-/// A client whose requests end their connections when they are given up.
+/// A client whose requests abort their connections when they are given up.
 #[derive(Clone)]
 struct AbortingService<S>(S);
 
@@ -184,7 +185,7 @@ where
     }
 }
 
-/// Ends the connection of a request when it is dropped before the answer has begun.
+/// Aborts the connection of a request that is dropped before its answer has begun.
 struct AbortOnDrop(Option<CaptureConnection>);
 
 impl AbortOnDrop {

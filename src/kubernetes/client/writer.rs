@@ -1,4 +1,4 @@
-//! Changing something at the API server: only with the permit, and no longer than it lasts.
+//! Changes something at the API server: only with the permit, and no longer than it is held.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -12,19 +12,19 @@ use serde::de::DeserializeOwned;
 
 use crate::platform::permit::{Permit, PermitError};
 
-/// Why a change was not made, or is not known to have been.
+/// Why a change was not made, or may not have been made.
 #[derive(Debug)]
 pub(crate) enum WriteError {
-    /// The permit is not held, or ended before the answer came.
+    /// The permit is not held, or was lost before the answer.
     NotHeld,
-    /// No answer came within this time.
+    /// No answer within this time.
     TimedOut(Duration),
-    /// What the API server, or the way there, says.
+    /// The error of the API server, or of the connection.
     Refused(kube::Error),
 }
 
-/// The only way to change something at the API server; questions that are posted, as access reviews and dry runs, and the
-/// Lease itself take another.
+/// The only way to change something at the API server. Reviews and dry runs change nothing, and the Lease itself takes
+/// another way.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ApiWriter<'a> {
     permit: &'a Permit,
@@ -32,12 +32,12 @@ pub(crate) struct ApiWriter<'a> {
 }
 
 impl<'a> ApiWriter<'a> {
-    /// A request may take `limit`, and never longer than the permit lasts.
+    /// A request may take `limit`, and never longer than the permit is held.
     pub(crate) const fn new(permit: &'a Permit, limit: Duration) -> Self {
         Self { permit, limit }
     }
 
-    /// Creates an object; `manager` is who the API server notes as its writer.
+    /// Creates an object; `manager` is its field manager.
     pub(crate) async fn create<K>(
         self,
         api: &Api<K>,

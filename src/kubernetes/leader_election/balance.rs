@@ -1,8 +1,8 @@
-//! How many of several Leases each replica has, so that they are spread evenly.
+//! Spreads several Leases evenly over the replicas.
 //!
-//! Nobody takes a Lease away from a living holder. Whoever has less than its share writes its name on a Lease of the one
-//! with the most; that one gives it back when nothing is under way there. Ten Leases and a replica that has just started
-//! are even within seconds, and two that are as even as can be leave it at that.
+//! No replica takes a Lease from a living holder. A replica with fewer than its share writes its name on a Lease of the
+//! replica with the most, which gives it back when nothing is running there. Ten Leases and a new replica are balanced
+//! within seconds; replicas that are as even as possible change nothing.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use crate::core::units::Moment;
 
-/// A wish that nobody has followed is forgotten: the release may have been busy.
+/// An unanswered request is forgotten after this time: the release may have been busy.
 const WISH: Duration = Duration::from_secs(10);
 
-/// Of several that look at a free Lease the one with fewer takes it: each that is held is waited for as long, and no
-/// longer than [`LONGEST_WAIT`] altogether.
+/// Of several replicas that see a free Lease, the one with fewer takes it: a replica waits this long for each Lease
+/// that it holds, at most [`LONGEST_WAIT`].
 const FOR_EACH: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-/// What this replica has seen of the Leases.
+/// What this replica knows of the Leases.
 #[derive(Debug)]
 pub struct LeaseBalance {
     identity: String,
@@ -27,14 +27,14 @@ pub struct LeaseBalance {
 
 #[derive(Debug, Default)]
 struct LeaseHolder {
-    /// Who holds each, by the Lease's name.
+    /// Holder by the Lease's name.
     holders: HashMap<String, String>,
-    /// What we have asked for, and when.
+    /// Our requests, and when each was made.
     wishes: HashMap<String, Moment>,
 }
 
 impl LeaseBalance {
-    /// Nothing was seen yet.
+    /// Without any knowledge.
     pub fn new(identity: &str) -> Self {
         Self {
             identity: identity.to_owned(),
@@ -42,7 +42,7 @@ impl LeaseBalance {
         }
     }
 
-    /// A Lease is held by this one; nobody where that is empty.
+    /// Notes the holder of a Lease; empty for none.
     pub fn note(&self, lease: &str, holder: &str) {
         let mut seen = self.seen();
         if holder == self.identity {
@@ -53,21 +53,21 @@ impl LeaseBalance {
         }
     }
 
-    /// A Lease is none of ours any more.
+    /// Forgets a Lease.
     pub fn forget(&self, lease: &str) {
         let mut seen = self.seen();
         seen.holders.remove(lease);
         seen.wishes.remove(lease);
     }
 
-    /// How long to leave a free Lease to those who have fewer.
+    /// How long to leave a free Lease to replicas that have fewer.
     pub fn wait(&self) -> Duration {
         let own = self.seen().count(&self.identity);
         let own = u32::try_from(own).unwrap_or(u32::MAX);
         FOR_EACH.saturating_mul(own).min(LONGEST_WAIT)
     }
 
-    /// Whether to ask the holder of a Lease for it, now; it is asked once in a while.
+    /// Whether to request a Lease from its holder now; each is requested once in a while.
     pub fn wishes_for(&self, lease: &str, now: Moment) -> bool {
         let mut seen = self.seen();
         seen.wishes.retain(|_, asked| now.since(*asked) < WISH);
@@ -94,7 +94,7 @@ impl LeaseBalance {
         true
     }
 
-    /// Whether it is fair that another one gets one of ours, when so many were given it already.
+    /// Whether another replica should get one of ours, after it was given this many already.
     pub fn is_fair(&self, to: &str, given: usize) -> bool {
         let seen = self.seen();
         let own = seen.count(&self.identity).saturating_sub(given);

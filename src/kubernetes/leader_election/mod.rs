@@ -1,14 +1,14 @@
-//! Who of several replicas acts: the holder of a Lease of coordination.k8s.io.
+//! Leader election: the leader is the holder of a Lease of coordination.k8s.io.
 //!
 //! Invariants:
-//! - one acts at most: whoever could not renew for `lease.deadline` stops acting, counted from the moment before it
-//!   last asked; others wait for `lease.duration`, which is longer, counted from the moment after they saw that;
-//! - only the local clock that never jumps says what has expired; the times in the Lease are for people;
-//! - each change names the resourceVersion that was read, so of two that want the Lease one gets it;
-//! - whoever renewed too late steps down, also when the API server took it: what ran meanwhile has ended itself;
-//! - whoever gets it has a higher number than all before, also where the Lease was deleted in between;
-//! - of several Leases that are spread over replicas each is as one alone: a wish for one is a word to its holder, who
-//!   gives it back or does not.
+//! - there is at most one leader: a holder that could not renew for `lease.deadline` stops acting, counted from the
+//!   moment before its last successful request; others wait for `lease.duration`, which is longer, counted from the
+//!   moment after they saw that;
+//! - only the local monotonic clock decides what has expired; the times in the Lease are for people;
+//! - each write names the resourceVersion that was read, so of two candidates one wins;
+//! - a holder that renewed too late steps down, even if the API server accepted it: its work has ended meanwhile;
+//! - each holder has a higher fencing token than all before, even if the Lease was deleted in between;
+//! - each of several Leases is independent: a request to transfer one is only a hint to its holder.
 
 mod balance;
 
@@ -31,48 +31,47 @@ use crate::core::units::Moment;
 use crate::platform::clock;
 use crate::platform::permit::{HeldLease, Permit};
 
-/// The annotation with the URL at which the holder answers the other replicas.
+/// Annotation: the URL at which the holder answers other replicas.
 const ADDRESS: &str = "leadsman.io/address";
 
-/// The annotation with the number of whoever holds it. The count of transitions would begin anew with a Lease that
-/// somebody has deleted.
+/// Annotation: the holder's fencing token. The Lease's count of transitions would start again after a deletion.
 const FENCE: &str = "leadsman.io/fence";
 
-/// The annotation with the identity of whoever has fewer Leases and would take this one.
+/// Annotation: the identity of a replica with fewer Leases that requests this one.
 const WANTED_BY: &str = "leadsman.io/wanted-by";
 
-/// A wish that was not said again is none any more.
+/// A request that was not repeated within this time has expired.
 const WISH_LASTS: Duration = Duration::from_secs(15);
 
-/// Whoever gave a Lease to another one leaves it alone for so long.
+/// How long a replica leaves a Lease alone after giving it to another one.
 const SIT_OUT: Duration = Duration::from_secs(5);
 
-/// A Lease that is made anew begins with the seconds since 2025, so with more than there can have been.
+/// A new Lease starts with the seconds since 2025, more than there can have been transitions.
 const FENCE_EPOCH: i64 = 1_735_689_600;
 
-/// The longest that one request may take: several fit into the deadline.
+/// Maximum duration of one request: several fit into the deadline.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Those that wait look this often.
+/// Interval at which candidates read the Lease.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// After a request that failed.
+/// Pause after a failed request.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
-/// A Lease that says more than this is not believed to.
+/// A Lease with a longer duration is not believed.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// Who acts.
+/// Who leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LeaderStatus {
-    /// We do.
+    /// This replica.
     Leads {
-        /// Higher than that of all who led before.
+        /// Fencing token: higher than that of all leaders before.
         fence: u64,
     },
-    /// Somebody else does, or nobody.
+    /// Another replica, or none.
     Follows {
-        /// Who, when it is known.
+        /// The leader, if known.
         leader: Option<Leader>,
     },
 }
@@ -86,17 +85,17 @@ pub struct Leader {
     pub address: Option<String>,
 }
 
-/// What becomes known of the Lease.
+/// Observes the Lease.
 pub trait LeaseObserver: Send + Sync {
-    /// Whether we hold it.
+    /// Whether this replica holds it.
     fn leadership(&self, is_leading: bool);
     /// It could not be read or renewed.
     fn failed(&self);
-    /// Somebody else acts than before.
+    /// The leader changed.
     fn changed(&self);
 }
 
-/// A replica that wants the Lease.
+/// A candidate for the Lease.
 pub struct LeaderElector {
     api: Api<Lease>,
     name: String,
@@ -106,18 +105,18 @@ pub struct LeaderElector {
     meter: Arc<dyn LeaseObserver>,
     held: watch::Sender<Option<HeldLease>>,
     status: watch::Sender<LeaderStatus>,
-    /// The highest number that was seen.
+    /// The highest token that was seen.
     highest: AtomicU64,
-    /// What is known of the other Leases that are spread over the same replicas.
+    /// The other Leases of the same replicas.
     balance: Option<Arc<LeaseBalance>>,
     wanted: watch::Sender<Option<TransferRequest>>,
     over: Arc<Notify>,
 }
 
-/// Who wants a Lease that we hold, and when that was last said.
+/// Who requests a Lease that we hold, and when that was last seen.
 type TransferRequest = (String, Moment);
 
-/// How a Lease that is held is given to another replica that has fewer.
+/// Transfers a held Lease to a replica that has fewer.
 #[derive(Debug, Clone)]
 pub struct Transfer {
     wanted: watch::Receiver<Option<TransferRequest>>,
@@ -126,7 +125,7 @@ pub struct Transfer {
 }
 
 impl Transfer {
-    /// Who wants it, while we hold it.
+    /// Who requests it, while we hold it.
     pub fn wanted_by(&self) -> Option<String> {
         let wanted = self.wanted.borrow();
         let (who, said) = wanted.as_ref()?;
@@ -143,7 +142,7 @@ impl Transfer {
     }
 }
 
-/// The Lease as it was read or written last, and since when it is known like that.
+/// The Lease as last read or written, and since when it is unchanged.
 struct LeaseView {
     lease: Lease,
     since: Moment,
@@ -151,14 +150,15 @@ struct LeaseView {
 
 /// Why there is no answer.
 enum LeaseError {
-    /// Somebody was faster, or it is gone.
+    /// Another replica was faster, or the Lease is gone.
     Changed,
-    /// None came, or a refusal.
+    /// No answer, or a refusal.
     Failed(String),
 }
 
 impl LeaderElector {
-    /// Nothing is asked before [`Self::run`]. `identity` tells this process from all others, also from those before it.
+    /// Sends no request before [`Self::run`]. `identity` identifies this process among all others, including earlier
+    /// ones.
     #[expect(
         clippy::too_many_arguments,
         reason = "each is another thing, given once"
@@ -189,7 +189,7 @@ impl LeaderElector {
         }
     }
 
-    /// How it is given to another one.
+    /// The handle to transfer it.
     pub fn transfer(&self) -> Transfer {
         Transfer {
             wanted: self.wanted.subscribe(),
@@ -198,17 +198,17 @@ impl LeaderElector {
         }
     }
 
-    /// Whether we may act, and until when.
+    /// The permit: whether this replica may act, and until when.
     pub fn permit(&self) -> Permit {
         Permit::of(self.held.subscribe())
     }
 
-    /// Who acts.
+    /// Who leads.
     pub fn status(&self) -> watch::Receiver<LeaderStatus> {
         self.status.subscribe()
     }
 
-    /// Wants the Lease until told to stop; then gives it back, so that another one need not wait.
+    /// Is a candidate until `stop` is cancelled; then gives the Lease back, so that another replica need not wait.
     pub async fn run(self, stop: CancellationToken) {
         let mut seen: Option<LeaseView> = None;
         loop {
@@ -236,7 +236,7 @@ impl LeaderElector {
         }
     }
 
-    /// Lets another one take it at once, where we hold it; before all others the one that it is for.
+    /// Gives the Lease back at once, if we hold it; `to` may take it before all others.
     async fn give_back(&self, seen: Option<LeaseView>, to: Option<String>) {
         if let (Some(_), Some(seen)) = (self.leadership(), seen) {
             self.step_down(None);
@@ -263,7 +263,7 @@ impl LeaderElector {
         }
     }
 
-    /// Renews it. How long to wait before the next time.
+    /// Renews it. Returns the wait before the next renewal.
     async fn lead(&self, seen: &mut Option<LeaseView>) -> Duration {
         let asked = clock::now();
         let held = *self.held.borrow();
@@ -329,7 +329,7 @@ impl LeaderElector {
         Duration::ZERO
     }
 
-    /// Looks at it, and takes it when it is free. How long to wait before the next look.
+    /// Reads it, and takes it if it is free. Returns the wait before the next read.
     async fn follow(&self, seen: &mut Option<LeaseView>) -> Duration {
         let found = match self.read().await {
             Ok(found) => found,
@@ -390,7 +390,7 @@ impl LeaderElector {
         LOOK_EVERY.min(expires.since(now))
     }
 
-    /// Whether a free Lease is left to another one for now, and how long until it is looked at again.
+    /// Whether to leave a free Lease to another replica for now, and how long.
     fn left_to_others(&self, lease: &Lease, since: Moment) -> Option<Duration> {
         let balance = self.balance.as_ref()?;
         let annotations = lease.metadata.annotations.as_ref();
@@ -404,7 +404,7 @@ impl LeaderElector {
         (!left.is_zero()).then(|| left.min(LOOK_EVERY))
     }
 
-    /// Tells the holder that we have fewer. Who does not hear it loses nothing.
+    /// Tells the holder that we have fewer. A lost request does no harm.
     async fn wish_for(&self, mut lease: Lease) {
         let annotations = lease.metadata.annotations.get_or_insert_default();
         annotations.insert(WANTED_BY.into(), self.identity.clone());
@@ -483,7 +483,7 @@ impl LeaderElector {
         }
     }
 
-    /// Remembers its number, and who has it.
+    /// Remembers its token and its holder.
     fn note(&self, lease: &Lease) {
         if let Some(balance) = &self.balance {
             balance.note(&self.name, holder(lease));
@@ -494,7 +494,7 @@ impl LeaderElector {
             .fetch_max(fence.unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// Higher than all that were seen; where none was, than all that can have been.
+    /// A token higher than all that were seen, or, without any, than all that can have existed.
     fn next_fence(&self) -> u64 {
         let highest = self.highest.load(Ordering::Relaxed);
         if highest > 0 {
@@ -504,7 +504,7 @@ impl LeaderElector {
         u64::try_from(since).unwrap_or(0).max(1)
     }
 
-    /// From now on we do not act.
+    /// Stops acting.
     fn step_down(&self, leader: Option<Leader>) {
         // First of all: whoever is about to write looks at this.
         self.held.send_replace(None);
@@ -540,7 +540,7 @@ impl LeaderElector {
         self.ask_for(PATIENCE, request).await
     }
 
-    /// Asks for so long at most, and never for longer than [`PATIENCE`].
+    /// Sends a request with a limit, at most [`PATIENCE`].
     async fn ask_for<T>(
         &self,
         patience: Duration,
@@ -572,7 +572,7 @@ fn holder(lease: &Lease) -> &str {
     holder.unwrap_or("")
 }
 
-/// Who wants it; that is taken off it.
+/// Removes and returns the name of the replica that requests it.
 fn take_wish(lease: &mut Lease) -> Option<String> {
     let annotations = lease.metadata.annotations.as_mut()?;
     annotations.remove(WANTED_BY)
@@ -583,7 +583,7 @@ fn address(lease: &Lease) -> Option<String> {
     annotations.get(ADDRESS).cloned()
 }
 
-/// How long its holder has, by its own word; not less than ours, since the holder counts with what it was configured to.
+/// The duration by the holder's own word; at least ours, since the holder counts with its own configuration.
 fn lasts(lease: &Lease, ours: Duration) -> Duration {
     let spec = lease.spec.as_ref();
     let seconds = spec.and_then(|spec| spec.lease_duration_seconds);

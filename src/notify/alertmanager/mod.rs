@@ -1,8 +1,8 @@
-//! One Alertmanager: a queue, a loop, and reading back.
+//! One Alertmanager: a queue, a sending loop, and reading back.
 //!
-//! As Prometheus does it: every alert goes to every Alertmanager, each of which has a queue and a loop of its own; what
-//! fires is sent again and again. Unlike there a batch that failed is tried again, since the next resend may be a minute
-//! away; and what Alertmanager says it has is read back, so that an alert is known to have arrived.
+//! As in Prometheus, every alert goes to every Alertmanager, each of which has a queue and a loop of its own, and
+//! firing alerts are sent again and again. Unlike there, a failed batch is retried, since the next resend may be a
+//! minute away; and the alerts that Alertmanager lists are read back, so that an alert is known to have arrived.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
@@ -32,7 +32,7 @@ const BATCH: usize = 256;
 /// Waits between attempts: doubled each time, up to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 
-/// How long a request may take at most that tells of a revision: the next attempt must not come too late.
+/// Maximum duration of a request about a revision: the next attempt must not come too late.
 const SOON: Duration = Duration::from_secs(5);
 
 /// How long what waits may still be sent after the signal to stop.
@@ -53,7 +53,7 @@ pub trait AlertmanagerObserver: Send + Sync {
     fn appears(&self, to: &str);
     /// It is gone.
     fn is_gone(&self, to: &str);
-    /// Alerts were sent, successfully or not; it took so long.
+    /// Alerts were sent, successfully or not, in this time.
     fn sent(&self, to: &str, count: usize, took: Duration);
     /// Alerts were among them that did not arrive.
     fn failed(&self, to: &str, count: usize);
@@ -141,7 +141,7 @@ struct SentAlerts {
     sent: HashSet<LabelSet>,
     /// Those of them that it says it has.
     confirmed: HashSet<LabelSet>,
-    /// Counts changes of what is confirmed.
+    /// Counts changes of the confirmed alerts.
     version: u64,
 }
 
@@ -252,7 +252,8 @@ impl AlertmanagerPeer {
         }
     }
 
-    /// Sends until told to stop; what waits then is still sent, for a short while. What is on its way is not given up.
+    /// Sends until `stop` is cancelled; waiting alerts are still sent for a short while, and a request in flight is not
+    /// given up.
     pub async fn run(&self, stop: CancellationToken) {
         let late = async {
             stop.cancelled().await;
@@ -265,7 +266,7 @@ impl AlertmanagerPeer {
         }
     }
 
-    /// Until told to stop, and nothing waits or arrives.
+    /// Sends until `stop` is cancelled, and nothing waits or arrives.
     async fn send_all(&self, stop: &CancellationToken) {
         let mut pause = BACKOFF.0;
         let mut http = None;
@@ -442,8 +443,8 @@ impl AlertmanagerPeer {
         )
     }
 
-    /// After something new was sent, and once in each round of resends: asks what is there. An Alertmanager that lost its
-    /// storage has nothing any more of what it once confirmed.
+    /// After something new was sent, and once per round of resends: asks which alerts it has. An Alertmanager that lost
+    /// its storage no longer has what it once confirmed.
     async fn read_back(&self) {
         loop {
             let again = tokio::time::sleep(self.settings.resend);

@@ -1,10 +1,10 @@
-//! Files and directories of our own on the disk.
+//! Our own files and directories.
 //!
 //! Invariants:
-//! - what we make is readable by our user alone: directories 0700, files 0600;
-//! - no symbolic link that somebody has laid is followed, and nothing that is there is written over: a file is made
-//!   anew and renamed to its place;
-//! - nothing waits: what is no regular file is not opened for reading.
+//! - they are accessible to our user alone: directories 0700, files 0600;
+//! - no foreign symbolic link is followed, and no existing file is overwritten: a file is created anew and renamed to
+//!   its place;
+//! - nothing blocks: only regular files are opened for reading.
 
 pub mod named;
 
@@ -30,11 +30,13 @@ pub fn keep_to_ourselves() {
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
 }
 
-/// Makes a directory, or checks one that is there; missing ones above it are made too. One of our own that others may
-/// enter is closed to them.
+/// Creates a directory, or checks an existing one; missing parents are created too. If others may enter our own
+/// directory, it is closed to them.
 ///
 /// # Errors
-/// When it cannot be made, or somebody else could lay files or links there; the text names the reason and the way out.
+///
+/// When it cannot be created, or another user could place files or links there; the text names the reason and the way
+/// out.
 pub fn private_directory(path: &Path) -> io::Result<()> {
     let mut made = DirBuilder::new();
     made.recursive(true).mode(OWNER_ONLY_DIRECTORY);
@@ -100,8 +102,7 @@ fn above(path: &Path) -> io::Result<Metadata> {
     fs::metadata(whole.parent().unwrap_or(&whole))
 }
 
-/// Whether a directory is a volume that somebody who may mount has put there: kubelet makes those open to everybody in
-/// the pod.
+/// Whether a directory is a mounted volume: the kubelet makes those accessible to everybody in the pod.
 fn is_mounted(directory: &File, facts: &Metadata, above: &Metadata) -> bool {
     if facts.dev() != above.dev() {
         return true;
@@ -177,10 +178,12 @@ pub fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Opens a file that somebody else has named, as a token or a certificate, which may be a link (a Secret's files are).
+/// Opens a file that the configuration names, such as a token or a certificate. It may be a link, as the files of a
+/// Secret are.
 ///
 /// # Errors
-/// When it cannot be read, or is no regular file: to read a pipe would wait for somebody to write.
+///
+/// When it cannot be read, or is not a regular file: reading a pipe would block.
 pub fn open_theirs(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)

@@ -1,4 +1,4 @@
-//! Whether the files that a configuration names can be used as they are now.
+//! Checks whether the files that a configuration names are usable now.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ pub const MAX_SECRET: u64 = 64 * 1024;
 /// The largest file with certificates, or with the body of a request.
 pub const MAX_FILE: u64 = 1024 * 1024;
 
-/// Why a file cannot be used, in words that follow its name; nothing of what is in it.
+/// Why a file cannot be used, in words that follow its name, without any of its contents.
 pub fn trouble(file: &NamedFile) -> Option<String> {
     look(&file.path, file.holds).err()
 }

@@ -1,9 +1,9 @@
-//! What is asked of whom: the request of one hop, and the hop that a redirect leads to.
+//! Builds the request of one redirect hop, and finds the next hop.
 //!
 //! Invariants:
-//! - credentials go to the host that they were given for, never in clear where they were to be protected by TLS, and
-//!   once a redirect led elsewhere, not any more in this result;
-//! - neither a query, which may hold a token, nor a credential is in a text for people.
+//! - credentials go only to the host for which they were configured, never in clear text if TLS was to protect them,
+//!   and no longer once a redirect has led elsewhere;
+//! - texts for people contain no query, which may hold a token, and no credential.
 
 use base64::Engine as _;
 use bytes::Bytes;
@@ -56,7 +56,7 @@ pub(super) struct RedirectHop {
 }
 
 impl RedirectHop {
-    /// The first of a result.
+    /// The first hop of a probe.
     pub(super) const fn first(target: Target, method: Method, body: Bytes) -> Self {
         Self {
             target,
@@ -67,7 +67,7 @@ impl RedirectHop {
         }
     }
 
-    /// Where an answer leads, when it is a redirect that is to be followed.
+    /// The next hop, if the answer is a redirect to follow.
     pub(super) fn redirected(
         &self,
         home: &Target,
@@ -120,8 +120,8 @@ impl RedirectHop {
     }
 }
 
-/// As browsers do: 307 and 308 ask the same again, 303 asks for the result of what was done, and 301 and 302 do so
-/// after a POST, for reasons of history.
+/// As in browsers: 307 and 308 repeat the request, 303 asks for the result of the action, and 301 and 302 do so after a
+/// POST, for historical reasons.
 fn keeps_method(status: StatusCode, method: &Method) -> bool {
     match *method {
         Method::GET | Method::HEAD => true,
@@ -133,7 +133,7 @@ fn keeps_method(status: StatusCode, method: &Method) -> bool {
     }
 }
 
-/// Makes the requests of one question.
+/// Builds the requests of one probe.
 pub(super) struct RequestBuilder {
     headers: HeaderMap,
     host: Option<String>,
@@ -271,7 +271,7 @@ impl Credential {
     }
 }
 
-/// The value of `Authorization`, marked so that nobody prints it.
+/// The value of `Authorization`, marked as sensitive.
 fn authorization(username: Option<&str>, secret: &[u8]) -> Option<HeaderValue> {
     let text = match username {
         None => [b"Bearer ", secret].concat(),

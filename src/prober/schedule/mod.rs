@@ -4,9 +4,9 @@
 //! shows up as latency of the targets. It waits in the receipt of commands, so that a change wakes it.
 //!
 //! Invariants:
-//! - *Open loop.* Whether earlier results have come back plays no part here; who is started bounds what is under way.
-//! - The thread wakes at least every [`BEAT_EVERY`] and says so in its [`Heartbeat`]; it never spins. If the process was
-//!   stopped, starved or suspended for [`BEAT_EVERY`] and [`STALL`] together, the pulse shows it; shorter
+//! - *Open loop.* Whether earlier probes have come back plays no part here; who is started bounds what is under way.
+//! - The thread wakes at least every [`BEAT_EVERY`] and says so in its [`Heartbeat`]; it never spins. If the process
+//!   was stopped, starved or suspended for [`BEAT_EVERY`] and [`STALL`] together, the pulse shows it; shorter
 //!   standstills show at least in the lateness of what was due.
 //! - After [`Schedule::stop`], or a drop, nothing is started any more, and all payloads are dropped.
 
@@ -34,7 +34,7 @@ pub const STALL: Duration = Duration::from_millis(250);
 /// that finds the queue full waits for one round of starts.
 const QUEUE: usize = 4;
 
-/// The kernel may fire a timer so much late to save wake-ups: by default 50 µs, which is half of what we aim at.
+/// Timer slack: by default the kernel may fire a timer 50 µs late to save wake-ups, which is half of our target.
 const TIMER_SLACK: Option<NonZeroU64> = NonZeroU64::new(1_000);
 
 /// The running schedule. Dropping it stops the thread.
@@ -89,7 +89,7 @@ impl<T: Send + 'static> Schedule<T> {
         self.heartbeat_cell.heartbeat()
     }
 
-    /// A handle on the pulse alone, for whoever examines results elsewhere.
+    /// A handle on the heartbeat alone.
     pub fn heartbeat_cell(&self) -> HeartbeatCell {
         self.heartbeat_cell.clone()
     }

@@ -1,9 +1,9 @@
 //! What a revision changed of each workload: its pod template, a ConfigMap or Secret that its pods read, or neither.
 //!
-//! Two manifests are compared as the API server would see them: the order of keys does not matter, nor do fields without
-//! a value, nor whether a Secret is written as `data` or `stringData`. A value that the chart spells out and the API server
-//! would fill in is a change all the same. Only digests are kept of a manifest, so a revision takes a few hundred bytes for
-//! each workload.
+//! Two manifests are compared as the API server would store them: the order of keys does not matter, nor do fields
+//! without a value, nor whether a Secret is written as `data` or `stringData`. A value that the chart adds counts as a
+//! change, even if the API server would have filled in the same. Only digests of a manifest are kept: a few hundred
+//! bytes for each workload.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -16,24 +16,24 @@ use crate::core::analysis::WorkloadDiff;
 use crate::helm::manifest::{self, ManifestObject};
 use crate::helm::record::HelmRecord;
 
-/// Names of containers that are kept of one workload.
+/// Container names that are kept per workload.
 const MAX_CONTAINERS: usize = 100;
 
-/// Services of one manifest that are kept.
+/// Services that are kept per manifest.
 const MAX_SERVICES: usize = 100;
 
-/// Names a workload: its kind and its name.
+/// Identifies a workload by kind and name.
 pub type WorkloadId = (Box<str>, Box<str>);
 
 type ContentHash = [u8; 32];
 
-/// What identifies what the pods of a workload run.
+/// Identity of what the pods of a workload run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct WorkloadContents {
     template: ContentHash,
-    /// Of the ConfigMaps and Secrets that the revision makes, and this reads.
+    /// Digest of the revision's ConfigMaps and Secrets that the workload reads.
     settings: ContentHash,
-    /// Of those of them that it mounts, which a kubelet brings to running pods some time later.
+    /// Digest of those that it mounts, which the kubelet brings to running pods some time later.
     mounted: ContentHash,
     /// Init containers and containers of the template.
     containers: Vec<Box<str>>,
@@ -43,7 +43,7 @@ struct WorkloadContents {
     services: BTreeSet<Box<str>>,
 }
 
-/// What a revision says of its workloads.
+/// The workloads of a revision.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RevisionWorkloads {
     all: BTreeMap<WorkloadId, WorkloadContents>,
@@ -51,14 +51,14 @@ pub struct RevisionWorkloads {
     services: BTreeSet<Box<str>>,
 }
 
-/// A workload whose pods run on although a revision changed what they read.
+/// A workload whose pods keep running although a revision changed what they read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotRestarted {
     /// As `Deployment`.
     pub kind: Box<str>,
     /// Its name.
     pub name: Box<str>,
-    /// Whether a kubelet brings it to them: it is mounted as a volume.
+    /// Whether the kubelet brings the change to them, because it is mounted as a volume.
     pub is_mounted: bool,
 }
 
@@ -70,7 +70,7 @@ pub struct UnknownWorkload;
 type WorkloadSettings<'a> = HashMap<(&'a str, &'a str), Vec<(Option<&'a str>, ContentHash)>>;
 
 impl RevisionWorkloads {
-    /// Those of a record, whose manifest has these objects.
+    /// From a record whose manifest has these objects.
     pub fn of(record: &HelmRecord, objects: &[ManifestObject]) -> Self {
         // A hook may make them as well; what cannot be read of one is as if it were not there.
         let of_hooks = record.hooks.iter();
@@ -80,7 +80,7 @@ impl RevisionWorkloads {
         Self::of_objects(objects, &of_hooks)
     }
 
-    /// Those of a manifest with these objects, and with those of its hooks.
+    /// From the objects of a manifest and of its hooks.
     pub fn of_objects(objects: &[ManifestObject], of_hooks: &[ManifestObject]) -> Self {
         let mut settings = WorkloadSettings::new();
         for object in objects.iter().chain(of_hooks) {
@@ -133,7 +133,7 @@ impl RevisionWorkloads {
         })
     }
 
-    /// Workloads of which this revision changed what their pods read, and not the template.
+    /// Workloads where this revision changed what their pods read, but not the template.
     pub fn not_restarted_since(&self, before: &Self) -> Vec<NotRestarted> {
         let both = self
             .all
@@ -158,8 +158,8 @@ impl RevisionWorkloads {
             .is_some_and(|workload| workload.stops_first)
     }
 
-    /// Whether the Service that a host name stands for selects the pods of a workload. Of a host that is none of its
-    /// Services, as an Ingress's, any of them may be meant. True where nothing is known.
+    /// Whether the Service behind a host name selects the pods of a workload. A host that is none of its Services, such
+    /// as an Ingress, may mean any of them. True if unknown.
     pub fn is_selected(&self, id: &WorkloadId, host: &str) -> bool {
         let Some(workload) = self.all.get(id) else {
             return true;
@@ -171,7 +171,7 @@ impl RevisionWorkloads {
         self.services.is_empty() || !workload.services.is_empty()
     }
 
-    /// Whether a container is of the template; one that was injected is not. True where nothing is known of the workload.
+    /// Whether a container is in the template, and not injected. True if the workload is unknown.
     pub fn has_container(&self, id: &WorkloadId, container: &str) -> bool {
         let Some(workload) = self.all.get(id) else {
             return true;
@@ -251,7 +251,7 @@ fn containers(template: &Value) -> Vec<Box<str>> {
     names.take(MAX_CONTAINERS).map(Into::into).collect()
 }
 
-/// The ConfigMaps and Secrets of volumes that change while a pod runs: what is mounted by a `subPath` stays as it was.
+/// ConfigMaps and Secrets in volumes that change while a pod runs. A file mounted by `subPath` never changes.
 fn mounted(template: &Value) -> BTreeSet<(&'static str, &str)> {
     let list = |value: &'_ Value, place: &str| -> Vec<Value> {
         let found = value.pointer(place).and_then(Value::as_array);
@@ -280,8 +280,8 @@ fn mounted(template: &Value) -> BTreeSet<(&'static str, &str)> {
     found
 }
 
-/// The ConfigMaps and Secrets that a pod template names: in an environment, a volume, a part of a projected one, a driver's
-/// settings, or to pull its images.
+/// ConfigMaps and Secrets that a pod template names: in an environment, a volume, a part of a projected volume, the
+/// settings of a driver, or to pull images.
 fn readers<'a>(value: &'a Value, found: &mut BTreeSet<(&'static str, &'a str)>) {
     let (map, secret) = ("ConfigMap", "Secret");
     let name = |value: &'a Value, key: &str| value.get(key).and_then(Value::as_str);
@@ -361,7 +361,8 @@ fn digest(value: &Value) -> ContentHash {
     hash.finalize().into()
 }
 
-/// Whether the API server would not keep it. An empty selector selects everything, and none selects nothing.
+/// Whether the API server would drop the field. An empty selector is kept: it selects everything, while no selector
+/// selects nothing.
 fn is_nothing(key: &str, value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -409,7 +410,7 @@ fn feed_text(hash: &mut Sha256, text: &str) {
     feed(hash, text.as_bytes());
 }
 
-/// The length in front keeps two neighbours from being taken for another pair.
+/// Hashes the length first, so that ("ab", "c") and ("a", "bc") differ.
 fn feed(hash: &mut Sha256, bytes: &[u8]) {
     hash.update((bytes.len() as u64).to_be_bytes());
     hash.update(bytes);

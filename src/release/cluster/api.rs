@@ -1,4 +1,4 @@
-//! The API server: how it is reached, and what went wrong in words.
+//! Access to the API server, and its errors in words.
 
 use std::fmt::Write as _;
 use std::future::Future;
@@ -15,15 +15,15 @@ use crate::core::evidence::redacted_to;
 use crate::helm::error::without_values;
 use crate::kubernetes::client::{self, WriteError};
 
-/// The longest that one request may take. A watch has its own limit.
+/// Maximum duration of one request. A watch has its own limit.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How the API server is reached.
+/// How to reach the API server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ApiAccess {
-    /// As the pod that we are: the service account's token and the environment.
+    /// As this pod, with the service account's token and the environment.
     InCluster,
-    /// By a kubeconfig file; without a context its current one.
+    /// By a kubeconfig file and a context, by default its current one.
     File {
         /// The file.
         path: PathBuf,
@@ -45,7 +45,7 @@ impl ApiAccess {
     }
 }
 
-/// Why the API server did not do what it was asked.
+/// Why a request to the API server failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ApiError {
     /// It answered with an error.
@@ -55,24 +55,24 @@ pub(super) enum ApiError {
         code: u16,
         /// As `Forbidden`.
         reason: String,
-        /// In its words.
+        /// Its message.
         message: String,
-        /// After how many seconds it wants to be asked again; 0 when it does not say.
+        /// Seconds after which it wants to be asked again; 0 if it does not say.
         retry_after: u32,
     },
-    /// No whole answer came.
+    /// No complete answer arrived.
     #[error("the API server cannot be reached: {0}")]
     Unreachable(String),
-    /// It was not asked, as it is slow to answer others.
+    /// The request was not sent, because the API server answers others slowly.
     #[error("the API server is busy: it is slow to say what rights there are")]
     Busy,
-    /// The cluster does not have a kind.
+    /// The cluster does not have this kind.
     #[error("the cluster does not have this kind")]
     NoSuchKind,
-    /// It was not asked, or its answer not waited for: we may not change anything any more.
+    /// Not sent, or given up: this replica is no longer the leader.
     #[error("another replica acts from now on")]
     NotOurs,
-    /// The answer is none that can be read.
+    /// The answer cannot be parsed.
     #[error("the API server's answer cannot be read: {0}")]
     Unreadable(String),
 }
@@ -83,7 +83,7 @@ impl ApiError {
         matches!(self, Self::Answer { code, .. } if *code == status)
     }
 
-    /// Whether the same may work in a moment.
+    /// Whether a retry may succeed soon.
     pub(super) fn may_pass(&self) -> bool {
         match self {
             Self::Answer { code, message, .. } => {
@@ -143,17 +143,18 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// The longest text of the API server that is told, in characters.
+/// Characters of the API server's text that are shown.
 const MAX_TEXT: usize = 500;
 
-/// What the API server refuses it prints whole, secrets and all.
+/// Redacts and shortens a message: the API server quotes rejected objects whole, secrets included.
 fn bounded(text: &str) -> String {
     redacted_to(&without_values(text), MAX_TEXT)
 }
 
-/// A client for the API server. Nothing is asked yet.
+/// A client for the API server. Sends no request yet.
 ///
 /// # Errors
+///
 /// When the kubeconfig or the pod's own files cannot be used.
 pub async fn connect(access: &ApiAccess) -> Result<Client, String> {
     ApiConnector::new(access).await?.client()
@@ -163,15 +164,17 @@ pub async fn connect(access: &ApiAccess) -> Result<Client, String> {
 pub struct ApiConnector(Config);
 
 impl ApiConnector {
-    /// Reads how the API server is reached. Nothing is asked yet.
+    /// Reads how to reach the API server. Sends no request yet.
     ///
     /// # Errors
+    ///
     /// When the kubeconfig or the pod's own files cannot be used.
     pub async fn new(access: &ApiAccess) -> Result<Self, String> {
         config(access).await.map(Self)
     }
 
-    /// A name for the cluster, as a host: what helm remembers of the kinds of one must not be taken for another's.
+    /// A name for the cluster, made from its host. Helm caches the kinds of each cluster; caches of two clusters must
+    /// not mix.
     pub fn cluster(&self) -> String {
         let digest = Sha256::digest(self.0.cluster_url.to_string());
         let mut name = "cluster".to_owned();
@@ -190,10 +193,11 @@ impl ApiConnector {
         client(self.0.clone())
     }
 
-    /// A client that acts as a service account, and the account's name for people. It may do what that account may; our
-    /// own rights count only for impersonating it.
+    /// A client that impersonates a service account, and the account's name for texts. It has the rights of that
+    /// account; ours only need to allow the impersonation.
     ///
     /// # Errors
+    ///
     /// As [`ApiConnector::client`].
     pub fn acting_as(&self, namespace: &str, account: &str) -> Result<(Client, String), String> {
         let user = format!("system:serviceaccount:{namespace}:{account}");
@@ -230,10 +234,11 @@ fn client(config: Config) -> Result<Client, String> {
         .map_err(|error| format!("no client for the API server: {}", chain(&error)))
 }
 
-/// Waits for an answer, but not longer than [`PATIENCE`].
+/// Waits for an answer, at most for [`PATIENCE`].
 ///
 /// # Errors
-/// Whatever the API server says, or that it says nothing.
+///
+/// The API server's error, or that it did not answer.
 pub(super) async fn ask<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, ApiError> {
     match tokio::time::timeout(PATIENCE, request).await {
         Ok(answer) => answer.map_err(ApiError::from),

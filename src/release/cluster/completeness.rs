@@ -1,4 +1,4 @@
-//! How far the rollout of each workload of a release has come.
+//! Progress of the rollout of each workload.
 
 use super::namespace_cache::ObjectCache;
 use super::objects::{WorkloadKind, WorkloadSummary};
@@ -6,7 +6,7 @@ use super::release_state::CurrentPods;
 use super::release_state::{belongs, current_of};
 use crate::release::WorkloadState;
 
-/// The workloads that the newest revision names, also those that are not there.
+/// The workloads that the newest revision names, also missing ones.
 pub(super) fn states(
     tables: &ObjectCache,
     parts: &[(WorkloadKind, Box<str>)],

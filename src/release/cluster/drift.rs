@@ -1,7 +1,8 @@
-//! What a rollback leaves: Helm merges into what it finds, so a variable that somebody set by hand, or that an upgrade left
-//! behind half-way, stays where no revision ever had it.
+//! What a rollback does not undo. Helm merges into the live object, so a variable that somebody set by hand, or that a
+//! failed upgrade left behind, stays although no revision has it.
 //!
-//! Images and variables are compared, by which code runs and how. Values are never said: they may be secrets.
+//! Images and variables are compared, because they decide which code runs and how. Values are never shown: they may be
+//! secrets.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +21,7 @@ const MAX_LOOKED: usize = 50;
 const MAX_DIFFERENCES: usize = 200;
 
 impl ClusterEngine {
-    /// How the workloads of the cluster differ from what a revision says; empty as well when that cannot be found out.
+    /// How the workloads of the cluster differ from a revision; also empty if that is unknown.
     pub(super) async fn differs(&self, revision: Revision) -> Vec<String> {
         match self.compare(revision).await {
             Ok(mut found) => {
@@ -65,7 +66,7 @@ impl ClusterEngine {
     }
 }
 
-/// How a workload differs from what was wanted.
+/// How a live workload differs from the manifest.
 fn between(wanted: &ManifestObject, live: &Value) -> Vec<String> {
     let mut found = Vec::new();
     for list in ["initContainers", "containers"] {
@@ -119,7 +120,7 @@ fn variables(of: &str, wanted: &Value, live: &Value) -> Vec<String> {
     found
 }
 
-/// The API server leaves out an empty value, and fills in what a source leaves out.
+/// Equal but for defaults: the API server omits empty values and fills in missing ones.
 fn is_same(wanted: &Value, live: &Value) -> bool {
     let from = |variable: &Value| {
         variable
@@ -146,7 +147,7 @@ fn is_within(wanted: &Value, live: &Value) -> bool {
     }
 }
 
-/// The parts of a list by their names; of two the last one counts, as for Kubernetes.
+/// The items of a list by name; of two with one name the last counts, as in Kubernetes.
 fn by_name(list: Option<&Value>) -> BTreeMap<&str, &Value> {
     let parts = list.and_then(Value::as_array).into_iter().flatten();
     parts
@@ -185,7 +186,7 @@ spec:
             - {name: CORES, valueFrom: {resourceFieldRef: {resource: limits.cpu, divisor: 1000m}}}
 ";
 
-    /// As the API server shows it: with what it fills in.
+    /// As the API server shows it, with defaults.
     fn live() -> Value {
         json!({"spec": {"template": {"spec": {
             "initContainers": [{"name": "wait", "image": "tools:1", "imagePullPolicy": "IfNotPresent"}],
@@ -198,7 +199,7 @@ spec:
         }}}})
     }
 
-    /// What is said when the live object is changed at this place.
+    /// The differences after the live object was changed at this place.
     #[track_caller]
     fn check(place: &str, value: Value, expected: &[&str]) {
         let wanted = manifest::objects(WANTED).unwrap();

@@ -1,4 +1,4 @@
-//! Kubernetes Events: what happens to a release is told where `kubectl describe` and `kubectl get events` show it.
+//! Kubernetes Events about a release, which `kubectl describe` and `kubectl get events` show.
 
 use kube::runtime::events::{Event, EventType, Reporter};
 
@@ -9,7 +9,7 @@ use super::api::{ApiError, PATIENCE};
 use crate::kubernetes::client::{ApiWriter, EventRecorder, WriteError};
 use crate::release::ReleaseEvent;
 
-/// Kubernetes' bound of a note, in bytes.
+/// Kubernetes' limit of a note, in bytes.
 const MAX_NOTE: usize = 1024;
 
 impl ClusterEngine {
@@ -42,7 +42,7 @@ impl ClusterEngine {
         tracing::warn!(release = %self.release, reason = notice.reason, "The Event was not written: {why}");
     }
 
-    /// The first workload of the release, where people look; the record when it has none.
+    /// The object of an Event: the first workload, which people describe; without one, the record.
     fn regarding(&self, notice: &ReleaseEvent) -> ObjectReference {
         let parts = self.parts();
         let Some((kind, name)) = parts.first() else {
@@ -81,7 +81,7 @@ impl ClusterEngine {
     }
 }
 
-/// Who says it.
+/// The reporter of the Events.
 pub(super) fn recorder(client: kube::Client) -> EventRecorder {
     let reporter = Reporter {
         controller: "leadsman".into(),

@@ -1,6 +1,6 @@
-//! Collecting evidence: what the cluster is like at the moment of a verdict, before the rollback changes it.
+//! Collects evidence: the state of the cluster at the moment of a verdict, before the rollback changes it.
 //!
-//! Whatever cannot be had is named in the bundle and holds nothing up.
+//! A missing part is named in the bundle and delays nothing.
 
 use std::future::Future;
 use std::pin::pin;
@@ -25,28 +25,28 @@ use crate::helm::manifest;
 use crate::helm::record::HelmRecord;
 use crate::release::ReleaseState;
 
-/// All of it takes no longer; what has not come by then is missing.
+/// Maximum duration; parts that have not arrived by then are missing.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Pods that are read one by one.
 const LOOKED_AT: usize = 8;
 
-/// Events of the namespace that are looked through.
+/// Events of the namespace that are searched.
 const MAX_READ: u32 = 500;
 
-/// Bytes of one log that are kept: the last.
+/// Bytes that are kept of one log: the last ones.
 const MAX_LOG: usize = 64 * 1024;
 
-/// Pods of a hook that are looked at.
+/// Pods of a hook that are read.
 const HOOK_PODS: u32 = 4;
 
-/// Characters of what a hook said last.
+/// Characters that are kept of a hook's last log lines.
 const MAX_WORDS: usize = 200;
 
-/// Bytes of one log that are read; a hundred lines rarely have as many.
+/// Bytes that are read of one log; a hundred lines rarely have as many.
 const MAX_READ_LOG: u64 = 4 * 1024 * 1024;
 
-/// Waits for a part of the evidence, but not longer than until then: what is slow must not keep what has come.
+/// Waits for a part of the evidence until a deadline, so that a slow part does not hold up the others.
 async fn by<T>(until: Instant, part: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     let late = |_| format!("nothing came within {} s", PATIENCE.as_secs());
     tokio::time::timeout_at(until, part)
@@ -94,7 +94,7 @@ impl ClusterEngine {
         Api::namespaced(self.cache.client().clone(), self.cache.namespace().as_str())
     }
 
-    /// The pods that say most: of the bad revision before others, those in trouble before those that serve.
+    /// The most informative pods: those of the bad revision first, and among them those in trouble.
     async fn look_at_pods(
         &self,
         release_state: &ReleaseState,
@@ -167,8 +167,8 @@ impl ClusterEngine {
         PodEvidenceResult { pod, logs, missing }
     }
 
-    /// What the hooks of a rollback to this revision said last, each in a sentence. Helm does not tell, and deletes their
-    /// pods before it runs them again; the logs as a whole go into ours.
+    /// The last log lines of the hooks of a rollback to this revision, each as a sentence. Helm does not report them,
+    /// and deletes the pods before it runs the hooks again. Our log gets the whole text.
     pub(super) async fn last_words_of_hooks(&self, target: &HelmRecord) -> Vec<String> {
         let until = Instant::now() + PATIENCE;
         let api = self.pods_api();
@@ -313,7 +313,7 @@ impl ClusterEngine {
         Ok(own.take(MAX_PODS).collect())
     }
 
-    /// Images and values in which the bad revision differs from the one before.
+    /// Images and values that differ between the bad revision and the one before.
     async fn differences(
         &self,
         bad: Revision,
@@ -340,14 +340,14 @@ impl ClusterEngine {
     }
 }
 
-/// What looking at one pod brought.
+/// Result of reading one pod.
 struct PodEvidenceResult {
     pod: PodEvidence,
     logs: Vec<LogEvidence>,
     missing: Vec<String>,
 }
 
-/// The logs of a pod's containers, and which could not be had.
+/// The logs of a pod's containers, and which are missing.
 async fn logs_of(
     api: &Api<Pod>,
     pod: &str,
@@ -415,7 +415,7 @@ fn images(before: &HelmRecord, after: &HelmRecord) -> Vec<String> {
     changed.map(|line| redacted(&line)).take(MAX_PODS).collect()
 }
 
-/// The end of a log, where a crash says why. (A limit at the API server would cut the end off.)
+/// The end of a log, where a crash shows its reason. A limit at the API server would cut the end off.
 async fn end_of(log: impl AsyncRead) -> std::io::Result<String> {
     let mut log = pin!(log.take(MAX_READ_LOG));
     let mut end = Vec::new();
@@ -432,7 +432,7 @@ async fn end_of(log: impl AsyncRead) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&end).into_owned())
 }
 
-/// The containers of a pod, and before them those of its init containers that have not ended well.
+/// The containers of a pod, after those init containers that have not succeeded.
 fn containers_of(pod: &Pod) -> Vec<ContainerStatus> {
     let Some(status) = &pod.status else {
         return Vec::new();

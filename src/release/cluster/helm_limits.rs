@@ -1,24 +1,24 @@
-//! What helm may have of the machine's memory, and how it is seen that it was too little.
+//! Limits helm's memory, and detects that it was too little.
 //!
-//! Helm takes as much as its records and the cluster's objects ask for, and both come from whoever deploys. What it takes
-//! too much would end the whole pod. So the kernel gives a helm no more data than it may have (`RLIMIT_DATA`; a limit of
-//! the addresses would be no good, as Go reserves far more of them than it uses), and Go is told to tidy up before that
-//! (`GOMEMLIMIT`). A helm that needs more ends by itself, with an error that is known here.
+//! Helm needs memory in proportion to its records and the cluster's objects, and both come from the people who deploy.
+//! Too much of it would get the whole pod killed. So the kernel limits helm's data (`RLIMIT_DATA`; a limit of addresses
+//! would not work, because Go reserves far more than it uses), and Go collects garbage before that (`GOMEMLIMIT`). A
+//! helm that needs more ends by itself with an error that is recognized here.
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-/// Of the memory that helm may have, Go uses so much before it tidies up whatever that costs: the rest is for what does
-/// not count for it.
+/// The part of helm's memory after which Go collects garbage at any cost; the rest is for memory that Go does not
+/// count.
 const fn tidy(memory: u64) -> u64 {
     memory / 4 * 3
 }
 
-/// The variable by which Go is told.
+/// The environment variable for Go.
 pub(super) fn variable(memory: u64) -> (&'static str, String) {
     ("GOMEMLIMIT", tidy(memory).to_string())
 }
 
-/// Limits a helm that has just been started; what it starts itself has the same limit.
+/// Limits a helm that has just been started; its children inherit the limit.
 pub(super) fn limit(helm: Pid, memory: u64) {
     let most = Rlimit {
         current: Some(memory),
@@ -30,7 +30,7 @@ pub(super) fn limit(helm: Pid, memory: u64) {
     }
 }
 
-/// Processes that the kernel has ended so far as the pod was out of memory; 0 where nobody counts them.
+/// Processes of this pod that the kernel has killed for lack of memory; 0 if it does not count them.
 pub(super) fn killed_for_memory() -> u64 {
     std::fs::read_to_string("/sys/fs/cgroup/memory.events").map_or(0, |text| kills(&text))
 }
@@ -44,14 +44,14 @@ fn kills(events: &str) -> u64 {
         .unwrap_or(0)
 }
 
-/// What is said of a helm that needed more.
+/// The error text for a helm that needed more.
 pub(super) fn needed_more(memory: u64) -> String {
     format!(
         "the helm command ended as it needed more memory than the {memory} bytes that it may have; raise kubernetes.helm_memory, and the memory of Leadsman's pod with it, or remove old or large revisions of the release"
     )
 }
 
-/// What is said of a helm that the kernel ended as the pod was out of memory.
+/// The error text for a helm that the kernel killed for lack of memory.
 pub(super) fn killed(memory: u64) -> String {
     format!(
         "the helm command was killed as the pod was out of memory; raise the memory of Leadsman's pod above what helm may have (kubernetes.helm_memory = {memory}) and Leadsman takes itself"

@@ -1,7 +1,7 @@
-//! Helm's version, asked for once for each helm and not for each release each minute.
+//! Helm's version, asked once per binary instead of once per release and minute.
 //!
-//! It is known by the file: a helm that was replaced has another size, inode or time. A script in its place may call another
-//! helm from now on, so it is asked again every ten minutes all the same. Only an answer is remembered, and no failure.
+//! The cache key is the file's size, inode and time: a replaced helm has others. A script may call another helm from
+//! now on, so answers also expire after ten minutes. Only successes are cached.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -15,13 +15,13 @@ use tokio::time::Instant;
 use super::RollbackPolicy;
 use super::helm_command::{self, HelmVersion};
 
-/// How long an answer serves.
+/// How long an answer is used.
 const SERVES: Duration = Duration::from_secs(600);
 
-/// Helms that are remembered; a configuration has one, and tests have more.
+/// Binaries that are remembered; a configuration has one, tests have more.
 const MAX_HELMS: usize = 16;
 
-/// What tells one file from another in its place.
+/// What tells a replaced file from the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -37,13 +37,14 @@ struct Answer {
     version: HelmVersion,
 }
 
-/// By file, and by the memory that helm may have: with less it may not start.
+/// By file, and by helm's memory limit: with less memory it may not start.
 static ANSWERS: Mutex<BTreeMap<(PathBuf, u64), Answer>> = Mutex::const_new(BTreeMap::new());
 
 /// Helm's version.
 ///
 /// # Errors
-/// As those of [`helm::version`].
+///
+/// As [`helm_command::version`].
 pub(super) async fn of(policy: &RollbackPolicy) -> Result<HelmVersion, String> {
     let Some((file, stamp)) = file_of(&policy.helm, std::env::var_os("PATH").as_deref()) else {
         // Which file it is the system knows, or what is wrong with it.
@@ -69,7 +70,7 @@ pub(super) async fn of(policy: &RollbackPolicy) -> Result<HelmVersion, String> {
     Ok(version)
 }
 
-/// The file that is run, and what it is like at the moment; `None` where that is not clear.
+/// The file that will run, and its identity; `None` if that is not clear.
 fn file_of(helm: &Path, path: Option<&OsStr>) -> Option<(PathBuf, Stamp)> {
     let at = |file: PathBuf| {
         let about = std::fs::metadata(&file).ok()?;

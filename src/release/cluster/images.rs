@@ -1,7 +1,7 @@
-//! Which images pods really run: the same tag may mean another image a day later.
+//! Which images pods really ran: a tag may name another image a day later.
 //!
-//! A rollback brings back a manifest. Where both revisions name the same tag and their pods ran different images, the
-//! code that served before is not what the tag means now, and a rollback would start the bad code again.
+//! A rollback restores a manifest. If both revisions name the same tag, but their pods ran different images, the tag no
+//! longer means the code that served before, and a rollback would start the bad code again.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -15,13 +15,13 @@ use crate::helm::manifest::{self, ManifestObject};
 use crate::helm::record::HelmRecord;
 use crate::release::{MAX_RUN_IMAGES, ReleaseState, RunImage};
 
-/// Containers of a release that are kept; names of a container's images; revisions with one name; and images under it.
+/// Limits: containers per release, image names per container, revisions per name, and images per name.
 const MAX_CONTAINERS: usize = 500;
 const MAX_NAMES: usize = 3;
 const MAX_OF_NAME: usize = 3;
 const MAX_IDS: usize = 8;
 
-/// Remarks on images in one look.
+/// Remarks about images in one check.
 const MAX_REMARKS: usize = 5;
 
 /// A container: kind and name of its workload, and its own name.
@@ -33,33 +33,33 @@ struct Run {
     revision: Revision,
     /// Its image as the pods name it.
     name: Box<str>,
-    /// What was run under that name, the newest at the end.
+    /// The images that ran under that name, the newest at the end.
     ids: Vec<Box<str>>,
-    /// Whether a pod that is there runs it.
+    /// Whether a current pod runs it.
     is_live: bool,
 }
 
-/// What tags that moved mean for a rollback.
+/// What moved tags mean for a rollback.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Moved {
-    /// A workload would get nothing but the moved code.
+    /// A workload would get only the moved code.
     pub(super) refused: Option<PreflightFailure>,
-    /// Workloads that get another image too: the rollback may cure them, so it is only said.
+    /// Workloads that get another image as well: the rollback may help them, so this is only reported.
     pub(super) remarks: Vec<String>,
 }
 
-/// What tells the code of one image from that of another. Nodes write the same image in several ways: with a scheme, with
-/// the registry or without it, or with the name of a mirror.
+/// The identity of an image's code. Nodes write the same image in several ways: with a scheme, with or without the
+/// registry, or with the name of a mirror.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Code<'a> {
-    /// The digest under which a registry gave it.
+    /// The digest by which a registry delivered it.
     Pulled(&'a str),
-    /// The ID of an image that came from no registry: a digest of something else, even for the same image.
+    /// The ID of an image without a registry: a digest of something else, even for the same image.
     Local(&'a str),
 }
 
 impl<'a> Code<'a> {
-    /// `None` where the ID does not say it, as one that only repeats the name.
+    /// `None` if the ID does not identify it, for example because it only repeats the name.
     fn of(id: &'a str) -> Option<Self> {
         if let Some((_, digest)) = id.rsplit_once("@sha256:") {
             return (!digest.is_empty()).then_some(Self::Pulled(digest));
@@ -69,7 +69,7 @@ impl<'a> Code<'a> {
         (!digest.is_empty()).then_some(Self::Local(digest))
     }
 
-    /// Whether it is certainly another one.
+    /// Whether it is certainly another image.
     fn differs(self, other: Self) -> bool {
         let can_be_compared = matches!(
             (self, other),
@@ -79,7 +79,7 @@ impl<'a> Code<'a> {
     }
 }
 
-/// Whether none of the one can be the same image as any of the other.
+/// Whether no image of one list can equal one of the other.
 fn all_differ(old: &[Box<str>], new: &[Box<str>]) -> bool {
     let codes = || new.iter().filter_map(|id| Code::of(id));
     old.iter()
@@ -101,8 +101,8 @@ impl Run {
     }
 }
 
-/// What each container last ran, the newest revision first. A workload that no revision changes keeps its pods for long,
-/// so what is old is counted for each container by itself.
+/// What each container last ran, the newest revision first. A workload that no revision changes keeps its pods for
+/// long, so age is counted for each container by itself.
 #[derive(Debug, Default)]
 pub(super) struct ImageHistory(BTreeMap<ContainerKey, Vec<Run>>);
 
@@ -134,7 +134,7 @@ impl ImageHistory {
         self.forget();
     }
 
-    /// In the form that is stored, as much as there is room for: first of containers that run, and of each the newest.
+    /// The stored form, within its bounds: containers that run come first, and of each the newest.
     pub(super) fn to_stored(&self) -> Vec<RunImage> {
         let mut all = Vec::new();
         for (container, runs) in &self.0 {
@@ -180,7 +180,7 @@ impl ImageHistory {
         run.is_live = true;
     }
 
-    /// What is known of a container's image in a revision.
+    /// The entry of a container's image in a revision.
     fn run(&mut self, revision: Revision, container: ContainerKey, name: &str) -> &mut Run {
         let runs = self.0.entry(container).or_default();
         let found = runs
@@ -235,7 +235,7 @@ impl ImageHistory {
         }
     }
 
-    /// Which code that served before the bad revision cannot be named any more by its target's manifest.
+    /// The tags of the target that no longer name the code that served before the bad revision.
     pub(super) fn moved(&self, bad: Revision, [before, target]: [&HelmRecord; 2]) -> Moved {
         let mut moved = Moved::default();
         let parsed = [before, target].map(|record| manifest::objects(&record.manifest));
@@ -272,7 +272,7 @@ impl ImageHistory {
         moved
     }
 
-    /// In words, where the pods of an earlier revision ran another image under this name.
+    /// A text if pods of an earlier revision ran another image under this name.
     fn is_another(&self, container: &ContainerKey, run: &Run) -> Option<String> {
         let earlier = self.0.get(container)?.iter();
         let mut earlier = earlier.filter(|one| one.revision < run.revision);
@@ -288,7 +288,7 @@ impl ImageHistory {
     }
 }
 
-/// The images of a workload's template, by the names of their containers.
+/// Images of a workload's template by container.
 fn template_images<'a>(
     objects: &'a [ManifestObject],
     kind: &str,
@@ -312,7 +312,7 @@ fn template_images<'a>(
 mod tests {
     use super::*;
 
-    /// A letter stands for a digest.
+    /// One letter stands for a digest.
     fn full(id: &str) -> String {
         if id.len() == 1 {
             format!("web@sha256:{id}")
@@ -473,7 +473,7 @@ mod tests {
         assert_eq!(left, [5, 4, 3, 1]);
     }
 
-    /// This is how it was stored before what is kept was counted by container.
+    /// The stored form before entries were counted by container.
     #[test]
     fn what_was_stored_earlier_is_read() {
         let stored = r#"[{"revision":2,"kind":"Deployment","workload":"web","container":"web","image":"web:latest","ids":["web@sha256:b","one"]},{"revision":1,"kind":"Deployment","workload":"web","container":"web","image":"web:latest","ids":["web@sha256:a"]}]"#;

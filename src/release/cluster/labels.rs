@@ -1,23 +1,22 @@
-//! The marks that we leave on what we write, and those that others leave on what is theirs.
+//! Labels and annotations: ours, and those of GitOps tools.
 
-/// Label of a record that a rollback of ours made: its own number, since Helm hands labels on to later revisions.
+/// Label of a record that our rollback made. Its value is the record's own revision, since Helm copies labels to later
+/// revisions.
 pub(super) const MADE: &str = "leadsman.io/made";
 
-/// Label: the revision that was found bad.
+/// Label: the rejected revision.
 pub(super) const TURNED_BACK: &str = "leadsman.io/turned-back";
 
-/// Label: the first characters of the digest of the contents that were gone back to.
+/// Label: the first characters of the digest of the restored contents.
 pub(super) const DIGEST: &str = "leadsman.io/digest";
 
-/// Label: whose turn it was when this was last written by us. Whoever comes later has a higher number; see
-/// [`super::Engine::acts_as`].
+/// Label: the fencing token of our last write; see [`super::Engine::acts_as`].
 pub(super) const FENCE: &str = "leadsman.io/fence";
 
-/// `deny` is the wish that this is not rolled back: an annotation of a chart, or a label of a record. A label is handed
-/// on by Helm to the revisions that follow.
+/// Annotation of a chart, or label of a record: `deny` forbids rollbacks. Helm copies the label to later revisions.
 pub(super) const ROLLBACK: &str = "leadsman.io/rollback";
 
-/// The tool that leaves this label or annotation.
+/// The GitOps tool that writes this label or annotation.
 pub(super) fn gitops_owner(key: &str) -> Option<&'static str> {
     match key {
         "helm.toolkit.fluxcd.io/name" | "kustomize.toolkit.fluxcd.io/name" => Some("Flux"),
@@ -26,7 +25,7 @@ pub(super) fn gitops_owner(key: &str) -> Option<&'static str> {
     }
 }
 
-/// Whether a label is one of ours.
+/// Whether a label is ours.
 pub(super) fn is_ours(key: &str) -> bool {
     key.starts_with("leadsman.io/")
 }

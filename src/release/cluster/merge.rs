@@ -1,8 +1,8 @@
-//! What Helm makes of an object: the target's manifest, laid over what is there. Pure.
+//! What Helm makes of an object: the target's manifest merged into the live object. Pure.
 
 use serde_json::{Map, Value};
 
-/// Lists whose items are told apart by one of these fields, as the API server does it; all others are replaced as a whole.
+/// Lists whose items are identified by one of these fields, as in the API server; all others are replaced as a whole.
 const KEYED: [(&str, &[&str]); 12] = [
     ("containers", &["name"]),
     ("initContainers", &["name"]),
@@ -18,18 +18,18 @@ const KEYED: [(&str, &[&str]); 12] = [
     ("topologySpreadConstraints", &["topologyKey"]),
 ];
 
-/// Of these only the fields that the target names stay: the API server takes one of their kinds at a time.
+/// In these only the fields of the target stay: the API server accepts one of their kinds at a time.
 const EXCLUSIVE: [&str; 2] = ["strategy", A_VOLUME];
 
 /// An item of `volumes`.
 const A_VOLUME: &str = "volumes[]";
 
-/// `will` over `live`: what `was` had and `will` has not goes away, and what neither of them names stays.
+/// `will` over `live`: fields that `was` had and `will` has not are removed; fields in neither of them stay.
 pub(super) fn merged(was: Option<&Value>, will: &Value, live: Option<&Value>) -> Value {
     value(None, was, will, live)
 }
 
-/// What turns `from` into `to`, as a JSON merge patch (RFC 7396).
+/// The JSON merge patch (RFC 7396) from `from` to `to`.
 pub(super) fn patch(from: &Value, to: &Value) -> Value {
     let (Value::Object(from), Value::Object(to)) = (from, to) else {
         return to.clone();
@@ -118,7 +118,7 @@ fn items(field: Option<&str>, was: &[Value], will: &[Value], live: &[Value]) -> 
     Value::Array(all)
 }
 
-/// Whether each item has the field, and no two the same.
+/// Whether each item has the field, with a unique value.
 fn are_apart(items: &[Value], key: &str) -> bool {
     let keys: Vec<Option<&Value>> = items.iter().map(|item| item.get(key)).collect();
     keys.iter()
@@ -132,7 +132,7 @@ mod tests {
 
     use super::*;
 
-    /// As Helm: what the bad revision added goes, what the API server and others added stays.
+    /// As in Helm: additions of the bad revision go, those of the API server and others stay.
     #[test]
     fn a_workload_goes_back_and_keeps_what_others_added() {
         let container = |image: &str| json!({"name": "api", "image": image, "env": [{"name": "A", "value": "1"}]});
@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(merged(Some(&was), &will, Some(&live)), will);
     }
 
-    /// The API server has filled in how it does what nobody named, and does not take both.
+    /// The API server has filled in a default, and rejects both together.
     #[test]
     fn of_two_kinds_that_exclude_one_another_the_target_s_stays() {
         let was = json!({"volumes": [{"name": "a"}]});

@@ -1,19 +1,19 @@
-//! A release in a Kubernetes cluster: followed by watches, rolled back by the helm command.
+//! A release in a Kubernetes cluster: followed by watches, rolled back by helm.
 //!
-//! What is watched of its records is their metadata alone; a payload, which may hold secrets and is large, is fetched
-//! when it is needed: the newest one's, the deployed one's, and during a case those of the last few before it.
+//! Of its records only the metadata is watched. A payload is large and may hold secrets, so it is fetched when it is
+//! needed: that of the newest and of the deployed revision, and during an analysis those of the last few before.
 //!
 //! Invariants:
-//! - helm is started only when the revision found bad is still the newest, and what it left behind is read again and
-//!   not believed;
-//! - no record is left `pending-rollback` by us;
-//! - whatever is written by us is guarded by the version that was read;
-//! - helm reaches the API server through this process, which lets through only what a rollback of this release may do;
-//! - of several replicas only the one with the permit writes: each request that changes something asks for it in the last
-//!   moment before, and is given up when it ends, with what of it was not sent yet;
-//! - each record that is changed by us, and each Event, carries the number of whose turn it was ([`Engine::acts_as`]).
-//!   What helm writes cannot: there the first change of the record afterwards adds it. Nor can a pod that is deleted;
-//!   that request names the pod's uid instead.
+//! - helm starts only if the rejected revision is still the newest; its result is read from the records, not from its
+//!   output;
+//! - we leave no record in `pending-rollback`;
+//! - each of our writes names the version that was read;
+//! - helm reaches the API server through this process, which passes on only what a rollback of this release may do;
+//! - only the replica with the permit writes: each write asks for it immediately before, and is given up when it is
+//!   lost, with everything that was not sent yet;
+//! - each record that we change and each Event carries the fencing token ([`Engine::acts_as`]). Helm's own writes
+//!   cannot; our first change of the record afterwards adds it. The deletion of a pod cannot either; it names the pod's
+//!   uid instead.
 
 mod api;
 mod checks;
@@ -74,21 +74,21 @@ use objects::WorkloadKind;
 use records::{FencingToken, Records};
 use release_state::ReleaseStateBuilder;
 
-/// Revisions before the newest whose contents are read during a case: so far back a target may lie.
+/// Revisions before the newest that are read during an analysis: the target is among them.
 const READ_BACK: usize = 6;
 
-/// Between looks at what only time changes.
+/// Interval of updates when only time has passed.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// Between tries to read a payload again.
+/// Wait before a failed payload is fetched again.
 const READ_AGAIN: Duration = Duration::from_secs(2);
 
-/// What a rollback may do.
+/// How a rollback may be done.
 #[derive(Debug, Clone)]
 pub struct RollbackPolicy {
-    /// The helm command: a path, or a name that is looked for in `PATH`.
+    /// The helm binary: a path, or a name that is looked up in `PATH`.
     pub helm: PathBuf,
-    /// The memory that helm may have, in bytes.
+    /// Helm's memory limit in bytes.
     pub helm_memory: u64,
     /// A folder that helm may write to.
     pub scratch: PathBuf,
@@ -96,18 +96,18 @@ pub struct RollbackPolicy {
     pub cluster: String,
     /// What a rollback may do.
     pub may: RollbackPermissions,
-    /// Whether we may change anything now.
+    /// Whether this process may change anything now.
     pub permit: Permit,
-    /// Whether it is rolled back without being asked. Only then is anything put right that an earlier run of ours left.
+    /// Whether the mode is enforce. Only then leftovers of our earlier runs are repaired.
     pub enforces: bool,
-    /// A person runs this: helm needs what that person's environment says.
+    /// A person runs this, so helm uses that person's environment.
     pub by_person: bool,
 }
 
-/// What was read of one revision.
+/// A fetched revision.
 #[derive(Debug, Clone)]
 struct CachedRecord {
-    /// Of the object that it was read from.
+    /// Version of the object that it was read from.
     version: Box<str>,
     read: Result<RecordSummary, String>,
 }
@@ -118,7 +118,7 @@ struct RecordSummary {
     stored: StoredRevision,
     workloads: Vec<(WorkloadKind, Box<str>)>,
     stops_first: bool,
-    /// Services whose pods other workloads make.
+    /// Services whose pods come from workloads outside the chart.
     indirect: Vec<unowned_services::UnownedService>,
     contents: Arc<RevisionWorkloads>,
 }
@@ -129,37 +129,37 @@ pub struct ClusterEngine {
     release: ReleaseName,
     policy: RollbackPolicy,
     records: Records,
-    /// The revision that helm is making for us at the moment, with its target.
+    /// The revision that helm is making for us now, and its target.
     making: Mutex<Option<(Revision, Revision)>>,
-    /// A rollback of which it is not known how it ended, and when it was given up.
+    /// A rollback with an unknown end, and when it was abandoned.
     left: Mutex<Option<(RollbackPlan, Time)>>,
     /// The revision that the last rollback of this process made.
     created_revision: Mutex<Option<Revision>>,
     recorder: EventRecorder,
-    /// The workloads of the newest revision that could be read.
+    /// The workloads of the newest readable revision.
     parts: Mutex<Vec<(WorkloadKind, Box<str>)>>,
-    /// The last minutely look: which revision it would roll back, to which, and whether nothing was in the way.
+    /// The last minutely check: the revision to roll back, the target, and whether all checks passed.
     looked: Mutex<Option<(Revision, Revision, bool)>>,
-    /// The rights for evidence that were missing at the last look.
+    /// Rights for evidence that were missing at the last check.
     lacking: Mutex<String>,
-    /// Whether earlier revisions are needed although none has appeared since the start.
+    /// Whether earlier revisions are needed although no new one has appeared since the start.
     looks_back: AtomicBool,
-    /// How large its records are when unpacked.
+    /// Unpacked sizes of its records.
     sizes: Mutex<record_sizes::RecordSizes>,
-    /// What the last minutely look knows of what was tried.
+    /// What the last minutely check knows from dry runs.
     tried: Mutex<Option<dry_run::DryRunCache>>,
-    /// Since when the newest revision is known, by our own clock.
+    /// Since when the newest revision is known, by our clock.
     seen: Mutex<Option<(Revision, Time)>>,
-    /// What pods of the last revisions ran.
+    /// Images of the last revisions' pods.
     images: Mutex<images::ImageHistory>,
-    /// What is to be known of a rollback, from the last look: of autoscalers, of tags that moved, and of what may have changed data.
+    /// Remarks about a rollback from the last check: autoscalers, moved tags, possible data changes.
     foreseen: Mutex<Vec<String>>,
-    /// Whose turn it is; 0 until that is known, and as long nothing is put right.
+    /// The fencing token; 0 until it is known. Until then nothing is repaired.
     fence: AtomicU64,
 }
 
 impl ClusterEngine {
-    /// For a release in the hub's namespace.
+    /// For a release in the cache's namespace.
     pub fn new(
         cache: Arc<NamespaceCache>,
         release: ReleaseName,
@@ -264,7 +264,7 @@ impl ClusterEngine {
         }
     }
 
-    /// Since when a revision is known to be the newest; now, when it is not.
+    /// Since when a revision is known to be the newest; now, if it is not.
     fn seen_since(&self, revision: Revision) -> Time {
         let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let since = seen.filter(|(newest, _)| *newest == revision);
@@ -366,7 +366,7 @@ impl ClusterEngine {
         }
     }
 
-    /// The revision that helm has made for us and that is not marked yet.
+    /// The revision that helm has made for us and that has no label yet.
     fn made_now(
         &self,
         rows: &[objects::RecordSummaryRow],
@@ -380,7 +380,7 @@ impl ClusterEngine {
         goes_back.then_some(created_revision)
     }
 
-    /// Reads payloads that are not known, or have changed. Why one that matters could not be fetched, if so.
+    /// Fetches payloads that are unknown or have changed. Returns why one that matters could not be fetched.
     async fn read_what_is_needed(
         &self,
         rows: &[objects::RecordSummaryRow],
@@ -418,7 +418,7 @@ impl ClusterEngine {
     }
 }
 
-/// Tells at its end that nothing new will be known.
+/// Publishes at its end that nothing new will be known.
 struct EndGuard<'a>(&'a watch::Sender<ObservedState>);
 
 impl Drop for EndGuard<'_> {
@@ -430,7 +430,7 @@ impl Drop for EndGuard<'_> {
     }
 }
 
-/// Whether a payload is not known as it is now. That an older one was superseded changes nothing else in it.
+/// Whether a payload has to be fetched. When an older revision becomes superseded, nothing else in it changes.
 fn needs_reading(
     row: &objects::RecordSummaryRow,
     known: Option<&CachedRecord>,
@@ -450,8 +450,7 @@ fn needs_reading(
 }
 
 impl RecordSummary {
-    /// A revision whose objects are not known cannot be judged by its pods nor gone back to: it is as if it could not be
-    /// read at all.
+    /// A revision with an unreadable manifest can neither be analyzed nor be a target: it counts as unreadable.
     fn of(record: &crate::helm::record::HelmRecord, namespace: &Namespace) -> Result<Self, String> {
         let objects =
             crate::helm::manifest::objects(&record.manifest).map_err(|why| why.to_string())?;
@@ -484,7 +483,7 @@ impl RecordSummary {
     }
 }
 
-/// A description is shown, and may be an error of Helm's with all that it prints.
+/// Redacts the description, which is shown and may be an error of Helm with everything that it prints.
 fn told(stored: StoredRevision) -> StoredRevision {
     StoredRevision {
         description: crate::helm::error::described(&stored.description),
@@ -579,7 +578,7 @@ impl Engine for ClusterEngine {
 mod tests {
     use super::*;
 
-    /// Whoever reads must not take for the present what was last known.
+    /// A reader must not take the last known state for the present one.
     #[tokio::test]
     async fn a_following_that_ends_by_itself_is_told_as_trouble() {
         let (tell, told) = watch::channel(ObservedState::default());

@@ -27,13 +27,13 @@ use crate::core::units::Time;
 use crate::platform::clock::Timeline;
 use crate::release::EngineFuture;
 
-/// After trouble with the API server a refusal is not believed for so long.
+/// After trouble with the API server a refusal is doubted for this long.
 const UNSTEADY: Duration = Duration::from_secs(30);
 
-/// Kinds whose plurals are kept.
+/// Kinds whose plurals are remembered.
 const MAX_RESOURCES: usize = 1000;
 
-/// The rows of a namespace.
+/// The cached objects of a namespace.
 #[derive(Debug, Default)]
 pub(super) struct ObjectCache {
     pub(super) stored: ObjectTable<Box<str>, RecordSummaryRow>,
@@ -42,7 +42,7 @@ pub(super) struct ObjectCache {
     deployments: ObjectTable<Box<str>, WorkloadSummary>,
     stateful_sets: ObjectTable<Box<str>, WorkloadSummary>,
     daemon_sets: ObjectTable<Box<str>, WorkloadSummary>,
-    /// By what is watched: what is wrong, or `None` while it has not been read yet.
+    /// By watch: what is wrong, or `None` while it has not been read yet.
     troubles: BTreeMap<&'static str, Option<String>>,
 }
 
@@ -63,7 +63,7 @@ impl ObjectCache {
         self.deployments.values().chain(sets)
     }
 
-    /// Why what is here may be old; `None` when all is well.
+    /// Why the cache may be stale; `None` if it is not.
     pub(super) fn trouble(&self) -> Option<String> {
         let said = |(what, trouble): (&&str, &Option<String>)| {
             Some(format!("{what}: {}", trouble.as_ref()?))
@@ -71,16 +71,16 @@ impl ObjectCache {
         self.troubles.iter().find_map(said)
     }
 
-    /// Whether something has never been read.
+    /// Whether a watch has not delivered its first list.
     pub(super) fn is_unread(&self) -> bool {
         self.troubles.values().any(Option::is_none)
     }
 }
 
-/// The watches of one namespace.
+/// The cache and watches of one namespace.
 pub struct NamespaceCache {
     client: Client,
-    /// The client and the name of the account that helm acts as, where that is not our own; or why there is no client.
+    /// Client and name of the account that helm acts as, if it is not ours; or why there is no client.
     acting: Option<Result<(Client, String), String>>,
     namespace: Namespace,
     driver: HelmDriver,
@@ -88,7 +88,7 @@ pub struct NamespaceCache {
     tables: Mutex<ObjectCache>,
     changed: watch::Sender<u64>,
     resources: Mutex<HashMap<GroupVersionKind, (String, bool)>>,
-    /// What our account may do, and the one that helm acts as.
+    /// Rights of our account, and of the one that helm acts as.
     own_rights: GrantedRights,
     rights_of_helm: GrantedRights,
     failed_at: Mutex<Option<Time>>,
@@ -96,7 +96,7 @@ pub struct NamespaceCache {
 }
 
 impl NamespaceCache {
-    /// Of a namespace. Nothing is watched before [`NamespaceCache::run`].
+    /// For a namespace. Watches start with [`NamespaceCache::run`].
     pub fn new(
         client: Client,
         namespace: Namespace,
@@ -106,7 +106,7 @@ impl NamespaceCache {
         Self::acting_as(client, None, namespace, driver, timeline)
     }
 
-    /// The same, where helm acts as another account, see [`super::ApiConnector::acting_as`].
+    /// The same, if helm acts as another account; see [`super::ApiConnector::acting_as`].
     pub fn acting_as(
         client: Client,
         acting: Option<Result<(Client, String), String>>,
@@ -143,7 +143,7 @@ impl NamespaceCache {
         })
     }
 
-    /// Watches for ever.
+    /// Watches forever.
     pub fn run(self: Arc<Self>) -> EngineFuture<()> {
         Box::pin(async move {
             tokio::join!(
@@ -176,7 +176,7 @@ impl NamespaceCache {
         })
     }
 
-    /// The releases of the namespace with the labels of their newest revisions; `None` while they are not known.
+    /// The releases of the namespace with the labels of their newest revisions; `None` while unknown.
     pub fn discovered(&self) -> Option<Vec<DiscoveredRelease>> {
         let tables = self.tables();
         if tables
@@ -205,10 +205,11 @@ impl NamespaceCache {
         }
     }
 
-    /// The same, asked for now and once.
+    /// The same by a single request.
     ///
     /// # Errors
-    /// When the API server does not say.
+    ///
+    /// When the API server does not answer.
     pub async fn discover(&self) -> Result<Vec<DiscoveredRelease>, String> {
         let records = Records::new(self.client.clone(), &self.namespace, self.driver);
         let newest = records.newest().await.map_err(|why| why.to_string())?;
@@ -219,7 +220,7 @@ impl NamespaceCache {
         &self.client
     }
 
-    /// As whom helm acts; never as ourselves where it should act as another account.
+    /// The client for helm. It never falls back to our own account if helm should act as another one.
     pub(super) fn acting(&self) -> Result<&Client, ApiError> {
         match &self.acting {
             None => Ok(&self.client),
@@ -228,13 +229,13 @@ impl NamespaceCache {
         }
     }
 
-    /// The account that helm acts as, where that is not our own.
+    /// The account that helm acts as, if it is not ours.
     pub(super) fn impersonated(&self) -> Option<&str> {
         let (_, name) = self.acting.as_ref()?.as_ref().ok()?;
         Some(name)
     }
 
-    /// Those of some rights that our account does not have, by answers as fresh as who asks wants them.
+    /// Missing rights of our account; `asker` decides how old answers may be.
     pub(super) async fn missing(
         &self,
         needed: &RbacRights,
@@ -243,7 +244,7 @@ impl NamespaceCache {
         self.own_rights.missing(&self.client, needed, asker).await
     }
 
-    /// The same of the account that helm acts as.
+    /// The same for the account that helm acts as.
     pub(super) async fn missing_of_helm(
         &self,
         needed: &RbacRights,
@@ -257,7 +258,7 @@ impl NamespaceCache {
         rights.missing(acting, needed, asker).await
     }
 
-    /// Something was forbidden: what is known of rights is asked for anew.
+    /// Drops all answers about rights, because a request was forbidden.
     pub(super) fn recheck_rights(&self) {
         self.own_rights.self_check();
         self.rights_of_helm.self_check();
@@ -275,13 +276,13 @@ impl NamespaceCache {
         self.driver
     }
 
-    /// Whether the API server was in trouble a moment ago. One that has just started refuses what it will allow as soon
-    /// as it has read its roles.
+    /// Whether the API server had trouble a moment ago. While it starts, it refuses everything until it has read its
+    /// roles.
     pub(super) fn is_unsteady(&self) -> bool {
         self.was_in_trouble(self.now())
     }
 
-    /// Whether the API server was in trouble since a moment, or so shortly before that it was unsteady then.
+    /// Whether the API server has had trouble since this time, or shortly before.
     pub(super) fn was_in_trouble(&self, since: Time) -> bool {
         let failed = *self
             .failed_at
@@ -290,7 +291,7 @@ impl NamespaceCache {
         failed.is_some_and(|at| since.since(at) < UNSTEADY)
     }
 
-    /// Watches that failed since the start.
+    /// Failed watches since the start.
     pub fn failures(&self) -> u64 {
         self.failures.load(std::sync::atomic::Ordering::Relaxed)
     }
@@ -300,12 +301,12 @@ impl NamespaceCache {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells when something has changed.
+    /// Notifies about changes.
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
-    /// The plural of a kind, and whether it lives in namespaces; `None` when the cluster does not have it.
+    /// The plural of a kind, and whether it is namespaced; `None` if the cluster does not have it.
     pub(super) async fn resource(
         &self,
         kind: &GroupVersionKind,
@@ -484,7 +485,7 @@ fn hint(trouble: &ApiError, what: &str, namespace: &Namespace) -> String {
     String::new()
 }
 
-/// Puts what a feed tells into a table; whether it was news.
+/// Applies a watch event to a table. Returns whether anything changed.
 fn of<T, K: std::hash::Hash + Eq, V: PartialEq>(
     table: &mut ObjectTable<K, V>,
     told: CacheEvent<T>,

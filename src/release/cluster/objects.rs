@@ -1,4 +1,4 @@
-//! What is kept of the objects of one namespace: rows, many times smaller than the objects.
+//! The cached form of a namespace's objects: many times smaller than the objects.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -18,7 +18,7 @@ use crate::core::units::Revision;
 use crate::core::units::Time;
 use crate::helm::record;
 
-/// Containers of one pod that are looked at.
+/// Containers of one pod that are examined.
 const MAX_CONTAINERS: usize = 50;
 
 /// Labels of one record that are kept.
@@ -37,7 +37,7 @@ const OF_HELM: [&str; 6] = [
 /// Ports of one pod that are kept.
 const MAX_PORTS: usize = 50;
 
-/// Rows by name, of which a whole list replaces all.
+/// Cached objects by key; a complete list replaces all of them.
 #[derive(Debug)]
 pub(super) struct ObjectTable<K, V> {
     rows: HashMap<K, (u64, V)>,
@@ -54,12 +54,12 @@ impl<K, V> Default for ObjectTable<K, V> {
 }
 
 impl<K: Hash + Eq, V: PartialEq> ObjectTable<K, V> {
-    /// A whole list begins.
+    /// A complete list begins.
     pub(super) fn begin(&mut self) {
         self.round += 1;
     }
 
-    /// It is complete: what was not in it is gone. Whether any was.
+    /// The list is complete: removes objects that were not in it. Returns whether there were any.
     pub(super) fn end(&mut self) -> bool {
         let before = self.rows.len();
         let round = self.round;
@@ -67,14 +67,14 @@ impl<K: Hash + Eq, V: PartialEq> ObjectTable<K, V> {
         self.rows.len() != before
     }
 
-    /// Whether that is news.
+    /// Returns whether it changed anything.
     pub(super) fn put(&mut self, key: K, value: V) -> bool {
         let is_new = self.rows.get(&key).is_none_or(|(_, old)| *old != value);
         self.rows.insert(key, (self.round, value));
         is_new
     }
 
-    /// Whether it was there.
+    /// Returns whether it was there.
     pub(super) fn remove(&mut self, key: &K) -> bool {
         self.rows.remove(key).is_some()
     }
@@ -88,7 +88,7 @@ impl<K: Hash + Eq, V: PartialEq> ObjectTable<K, V> {
     }
 }
 
-/// A stored revision, by its object's metadata.
+/// A stored revision, from its object's metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RecordSummaryRow {
     pub(super) object: Box<str>,
@@ -97,22 +97,22 @@ pub(super) struct RecordSummaryRow {
     /// The label `status`.
     pub(super) status: Box<str>,
     pub(super) created: Time,
-    /// Another one means another payload.
+    /// Changes with the payload.
     pub(super) version: Box<str>,
-    /// Whether a rollback of ours made it.
+    /// Whether our rollback made it.
     pub(super) ours: bool,
-    /// Whether Helm wrote it long before the object was created.
+    /// Whether Helm wrote it long before the object was created, so a backup restored it.
     pub(super) restored: bool,
-    /// Whether its label says that it must not be rolled back.
+    /// Whether its label forbids a rollback.
     pub(super) denied: bool,
-    /// The program that wrote the payload, where it is not Helm's own command.
+    /// The program that wrote the payload, unless it is the helm command.
     pub(super) by: Option<Box<str>>,
     /// The user's labels.
     pub(super) labels: BTreeMap<String, String>,
 }
 
 impl RecordSummaryRow {
-    /// `None` for what Helm did not store.
+    /// `None` if Helm did not store it.
     pub(super) fn of(meta: &ObjectMeta) -> Option<Self> {
         let object = meta.name.as_deref()?;
         let (release, revision) = record::name_of(object).ok()?;
@@ -147,25 +147,25 @@ impl RecordSummaryRow {
 pub(super) struct PodSummary {
     pub(super) name: Box<str>,
     pub(super) uid: Box<str>,
-    /// UID of the ReplicaSet, StatefulSet or DaemonSet that made it.
+    /// UID of the ReplicaSet, StatefulSet or DaemonSet that owns it.
     pub(super) owner: Box<str>,
-    /// Which template it was made from: `controller-revision-hash`, or `pod-template-generation` of a DaemonSet.
+    /// Identifier of its template: `controller-revision-hash`, or `pod-template-generation` of a DaemonSet.
     pub(super) hash: Box<str>,
     pub(super) generation: Box<str>,
     pub(super) node: Box<str>,
     pub(super) created: Time,
-    /// Since when it is Ready by the cluster's clock, which need not be ours.
+    /// Since when it is Ready by the cluster's clock, which may differ from ours.
     ready_stamp: Option<Time>,
-    /// The same by ours.
+    /// The same by our clock.
     pub(super) ready_since: Option<Time>,
     pub(super) terminating: bool,
     /// Containers that have restarted or wait.
     pub(super) troubled: Vec<ContainerSummary>,
-    /// Whether a container's last end was for lack of memory.
+    /// Whether a container was last killed for lack of memory.
     pub(super) out_of_memory: bool,
     pub(super) ip: Option<IpAddr>,
     pub(super) ports: Vec<PortRow>,
-    /// What its containers run.
+    /// Images of its containers.
     pub(super) images: Vec<ImageSummary>,
 }
 
@@ -173,18 +173,18 @@ pub(super) struct PodSummary {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PortRow {
     pub(super) container: Box<str>,
-    /// Empty when it has none.
+    /// Empty if it has none.
     pub(super) name: Box<str>,
     pub(super) number: u16,
 }
 
-/// What a container runs.
+/// The image of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ImageSummary {
     pub(super) container: Box<str>,
     /// As the pod's specification names it.
     pub(super) name: Box<str>,
-    /// What the node has found under that name.
+    /// What the node resolved it to.
     pub(super) id: Box<str>,
 }
 
@@ -303,8 +303,8 @@ fn images_of(pod: &Pod) -> Vec<ImageSummary> {
 }
 
 impl PodSummary {
-    /// Since when it is Ready, by what was known of it: since it was first seen so, or, for a pod that was there before
-    /// us, since the cluster says so.
+    /// Since when it is Ready: since it was first seen so, or, for a pod from before the start, since the cluster says
+    /// so.
     #[must_use]
     pub(super) fn after(mut self, old: Option<&Self>, now: Time, is_first_list: bool) -> Self {
         self.ready_since = self.ready_stamp.map(|stamp| match old {
@@ -322,7 +322,7 @@ pub(super) struct ReplicaSetSummary {
     pub(super) uid: Box<str>,
     /// UID of its Deployment.
     pub(super) owner: Box<str>,
-    /// The Deployment's own count of its templates; the highest is the current one.
+    /// The Deployment's revision number of the template; the highest is the current one.
     pub(super) number: u64,
 }
 
@@ -347,7 +347,7 @@ fn labels_of(template: Option<&PodTemplateSpec>) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// What makes pods.
+/// Kinds of workloads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum WorkloadKind {
     Deployment,
@@ -380,21 +380,21 @@ pub(super) struct WorkloadSummary {
     pub(super) updated: i32,
     pub(super) available: i32,
     pub(super) paused: bool,
-    /// Of a StatefulSet: the hash of the newest template; of a DaemonSet: its generation.
+    /// StatefulSet: the hash of the newest template. DaemonSet: its generation.
     pub(super) template: Box<str>,
     /// Pods of a StatefulSet start one after another, each when the one before is Ready.
     pub(super) ordered: bool,
-    /// Pods are not replaced by the controller, or only a part of them.
+    /// The controller replaces no pods, or only some of them.
     pub(super) partial: bool,
-    /// Pods that the controller leaves as they are.
+    /// Pods that the controller does not replace.
     pub(super) stays: i32,
-    /// Its strategy can leave it without pods while it is replaced.
+    /// Its strategy can leave it without pods during a rollout.
     pub(super) stops_first: bool,
-    /// The controller says that the progress deadline is exceeded.
+    /// The controller reports that the progress deadline is exceeded.
     pub(super) deadline_exceeded: bool,
-    /// The controller says that pods cannot be created.
+    /// The controller reports that pods cannot be created.
     pub(super) refused: bool,
-    /// The tool that keeps it as it is, when one does.
+    /// The GitOps tool that manages it, if any.
     pub(super) gitops_owner: Option<&'static str>,
     /// Whether Helm made it, for this release or another one.
     pub(super) of_helm: bool,
@@ -522,12 +522,12 @@ impl WorkloadSummary {
         })
     }
 
-    /// Whether all its pods are of the newest template and serve.
+    /// Whether all its pods have the newest template and are available.
     pub(super) fn is_complete(&self) -> bool {
         self.observed && self.lacks() == 0
     }
 
-    /// With so many pods more that are of the newest template and available it would be complete.
+    /// Available pods of the newest template that are missing for completeness.
     pub(super) fn lacks(&self) -> u32 {
         let unavailable = self.wanted.saturating_sub(self.available);
         let old = self.wanted.max(self.total).saturating_sub(self.updated);
@@ -541,8 +541,8 @@ impl WorkloadSummary {
     }
 }
 
-/// Whether Helm wrote a record long before the object that holds it was created: a backup keeps the labels in which Helm
-/// notes when it wrote, in seconds since 1970. Helm's own clock may be some seconds off.
+/// Whether Helm wrote a record long before the object that holds it was created. A backup keeps the labels in which
+/// Helm notes the time of its write, in seconds since 1970. Helm's clock may be some seconds off.
 fn is_restored(meta: &ObjectMeta) -> bool {
     const OFF: i64 = 60;
     let labels = meta.labels.iter().flatten();
@@ -555,8 +555,8 @@ fn is_restored(meta: &ObjectMeta) -> bool {
     matches!((written, created), (Some(written), Some(created)) if written.saturating_add(OFF) < created)
 }
 
-/// Who wrote the data of a record, unless it was Helm's command, or we who put it right: tools that have Helm built in give
-/// the API server a name of their own.
+/// Who wrote the data of a record, unless it was the helm command, or our repair: tools with a built-in Helm give the
+/// API server a name of their own.
 fn writer_of(meta: &ObjectMeta) -> Option<Box<str>> {
     const LONGEST: usize = 63;
     let mut entries = meta.managed_fields.iter().flatten();
@@ -570,14 +570,14 @@ fn writer_of(meta: &ObjectMeta) -> Option<Box<str>> {
     (!is_helm && !name.is_empty()).then(|| name.into())
 }
 
-/// Which way a share of the replicas is rounded.
+/// How a percentage of the replicas is rounded.
 #[derive(Clone, Copy)]
 enum Rounding {
     Up,
     Down,
 }
 
-/// A number of pods that is written as such, or as a percentage of the replicas.
+/// A number of pods, given as such or as a percentage of the replicas.
 fn part_of(value: Option<&IntOrString>, replicas: i32, rounded: Rounding) -> Option<i32> {
     match value? {
         IntOrString::Int(number) => Some(*number),
@@ -593,8 +593,8 @@ fn part_of(value: Option<&IntOrString>, replicas: i32, rounded: Rounding) -> Opt
     }
 }
 
-/// Whether a Deployment may be without pods while it is replaced. Without a word of the user a quarter of the pods may
-/// be missing and a quarter may be too many, as the API server fills it in.
+/// Whether a rollout can leave a Deployment without pods. By default a quarter may be missing and a quarter may be too
+/// many, as the API server fills it in.
 fn deployment_stops_first(spec: &DeploymentSpec) -> bool {
     let strategy = spec.strategy.as_ref();
     if strategy.and_then(|one| one.type_.as_deref()) == Some("Recreate") {
@@ -631,7 +631,7 @@ fn is_observed(meta: &ObjectMeta, observed: Option<i64>) -> bool {
     observed.unwrap_or(0) >= meta.generation.unwrap_or(0)
 }
 
-/// The tool that would undo what we do, by the marks that Flux and Argo CD leave on what they manage.
+/// The GitOps tool that would undo our changes, by the marks of Flux and Argo CD.
 fn gitops_owner_of(meta: &ObjectMeta) -> Option<&'static str> {
     let labels = meta.labels.iter().flatten();
     let annotations = meta.annotations.iter().flatten();

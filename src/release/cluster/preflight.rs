@@ -1,4 +1,4 @@
-//! Before helm is started: may and can the rollback be done?
+//! The preflight: may and can a rollback be done?
 
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,19 +24,19 @@ use crate::helm::manifest::ManifestObject;
 use crate::helm::record::HelmRecord;
 use crate::release::{RollbackError, RollbackPlan};
 
-/// A waiting upgrade is given so long before it is rolled back over.
+/// How long a pending upgrade may take before it is rolled back over.
 const PENDING_FOR: Duration = Duration::from_secs(10);
 
-/// Between looks at what is waited for.
+/// Pause between two checks while waiting.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// How long is waited for a hook that runs, or for an API server that is away.
+/// How long to wait for a running hook, or for an API server that is away.
 const WAIT: Duration = Duration::from_secs(600);
 
-/// Objects that the target has and the bad revision has not, of which it is looked whether they are there.
+/// Objects of the target, missing in the bad revision, that are looked up in the cluster.
 const MAX_RETURNING: usize = 50;
 
-/// Sentences on one rollback, beside those on autoscalers.
+/// Remarks on one rollback, without those on autoscalers.
 const MAX_FORESEEN: usize = 12;
 
 impl ClusterEngine {
@@ -57,7 +57,7 @@ impl ClusterEngine {
         looked
     }
 
-    /// Who asks for rights: in the minutely look of what was well a minute ago, answers may be minutes old.
+    /// How fresh rights have to be: in the minutely check, answers may be minutes old if all was well before.
     fn asker(&self, plan: &RollbackPlan) -> Asker {
         let is_as_before = *self.looked() == Some((plan.bad, plan.target, true));
         match (plan.is_dry_run, is_as_before) {
@@ -105,7 +105,7 @@ impl ClusterEngine {
         }
     }
 
-    /// Looks once; why it has to be waited, if so.
+    /// Runs all checks once. Returns why to wait and check again, if so.
     async fn look(&self, plan: &RollbackPlan) -> Result<Option<String>, PreflightError> {
         let version = helm_version::of(&self.policy)
             .await
@@ -260,7 +260,7 @@ impl ClusterEngine {
         Err(RollbackError::prevented(first.reason, text).into())
     }
 
-    /// Keeps what people should know of the rollback for the status and the timeline.
+    /// Keeps remarks about the rollback for the status and the log.
     fn foresee(&self, about: About<'_>, lines: Vec<String>) {
         if about.begins {
             for line in &lines {
@@ -270,7 +270,7 @@ impl ClusterEngine {
         *self.foreseen.lock().unwrap_or_else(PoisonError::into_inner) = lines;
     }
 
-    /// Says when rights are missing without which a rollback goes on, and people learn less of why.
+    /// Logs missing rights that do not prevent a rollback, but its evidence.
     async fn say_what_evidence_lacks(&self, asker: Asker) -> Result<(), ApiError> {
         let needed = RbacRights::to_collect(self.cache.namespace().as_str());
         let missing = self.cache.missing(&needed, asker).await?.join(", ");
@@ -285,8 +285,8 @@ impl ClusterEngine {
         Ok(())
     }
 
-    /// Objects that Helm 3 would come upon without a record of them, at which it stops half-way: they are there, the
-    /// target has them, and the revision that is rolled back does not.
+    /// Objects that Helm 3 would refuse to overwrite half-way: they exist, and are in the target but not in the bad
+    /// revision.
     async fn unknown_to_helm(
         &self,
         bad: &HelmRecord,
@@ -312,7 +312,7 @@ impl ClusterEngine {
         }))
     }
 
-    /// Those of some objects that are not in the cluster, as a Job that was removed when its time was over.
+    /// Those of the objects that are missing in the cluster, such as an expired Job.
     async fn gone(&self, objects: Vec<ManifestObject>) -> Result<Vec<ManifestObject>, ApiError> {
         let mut gone = Vec::new();
         for object in objects.into_iter().take(MAX_RETURNING) {
@@ -331,7 +331,7 @@ impl ClusterEngine {
         Ok(gone)
     }
 
-    /// Where an object is kept; `None` where the cluster does not have its kind.
+    /// Where an object is stored; `None` if the cluster does not have its kind.
     pub(super) async fn api_of(
         &self,
         client: Client,
@@ -354,7 +354,7 @@ impl ClusterEngine {
         }))
     }
 
-    /// The tool that keeps a workload of the release, by what is in the cluster.
+    /// The GitOps tool that manages a workload of the release in the cluster.
     fn gitops_owner(&self, objects: &[ManifestObject]) -> Option<&'static str> {
         let tables = self.cache.tables();
         let own = |kind: &str, name: &str| {
@@ -368,7 +368,7 @@ impl ClusterEngine {
         keepers.find_map(|row| row.gitops_owner)
     }
 
-    /// What helm, or Leadsman beside it, would have to be allowed, and is not.
+    /// Missing rights of helm, and of Leadsman beside it.
     async fn rights(
         &self,
         objects: &[ManifestObject],
@@ -424,15 +424,15 @@ impl ClusterEngine {
     }
 }
 
-/// A rollback of which people are told.
+/// A rollback as described to people.
 #[derive(Debug, Clone, Copy)]
 struct About<'a> {
     plan: &'a RollbackPlan,
-    /// Whether it begins now; otherwise it might.
+    /// Whether it starts now, and not only might.
     begins: bool,
 }
 
-/// What people should know of a rollback: before it, and in other words when it is done, so that the timeline says both.
+/// The remarks about a rollback: before it in one form, at its start in another, so that the log has both.
 fn foreseen(
     About { plan, begins }: About<'_>,
     [bad, target]: [&HelmRecord; 2],
@@ -460,7 +460,7 @@ fn foreseen(
     foreseen
 }
 
-/// Why a look ended without an answer.
+/// Why a check ended without an answer.
 pub(super) enum PreflightError {
     Is(RollbackError),
     Trouble(ApiError),

@@ -1,4 +1,4 @@
-//! What has to be allowed: to watch a release, to look at it closely, and to roll it back.
+//! The rights that are needed: to follow a release, to collect evidence, and to roll it back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -18,15 +18,15 @@ use crate::helm::record::{HelmHook, HelmRecord};
 /// Objects of one release whose kinds are looked up.
 const MAX_OBJECTS: usize = 2000;
 
-/// What helm does to each kind of a manifest.
+/// Verbs that helm needs for each kind of a manifest.
 const OF_OBJECTS: [&str; 4] = ["get", "create", "patch", "delete"];
 
-/// What it does to a hook's kind.
+/// Verbs that it needs for the kind of a hook.
 const OF_HOOKS: [&str; 6] = ["get", "list", "watch", "create", "patch", "delete"];
 
 const WATCH: [&str; 3] = ["get", "list", "watch"];
 
-/// A kind of objects in a namespace; an empty namespace is the whole cluster.
+/// A kind of objects in a namespace; an empty namespace means the whole cluster.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct RightScope {
     pub(super) namespace: String,
@@ -36,7 +36,7 @@ pub(super) struct RightScope {
     pub(super) name: String,
 }
 
-/// Verbs by place.
+/// Verbs by scope.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RbacRights(BTreeMap<RightScope, BTreeSet<&'static str>>);
 
@@ -57,7 +57,7 @@ impl RbacRights {
         self.0.entry(place).or_default().extend(verbs);
     }
 
-    /// What acting as a service account of a namespace takes.
+    /// To impersonate a service account of a namespace.
     pub(super) fn to_impersonate(namespace: &str, account: &str) -> Self {
         let place = RightScope {
             namespace: namespace.to_owned(),
@@ -68,14 +68,14 @@ impl RbacRights {
         Self(BTreeMap::from([(place, BTreeSet::from(["impersonate"]))]))
     }
 
-    /// Takes over all of another.
+    /// Adds all rights of another set.
     pub fn extend(&mut self, other: Self) {
         for (place, verbs) in other.0 {
             self.0.entry(place).or_default().extend(verbs);
         }
     }
 
-    /// What following releases in a namespace takes, and what is collected as evidence.
+    /// To follow releases in a namespace, and to collect evidence.
     pub fn to_analyze(namespace: &str, driver: HelmDriver) -> Self {
         let mut rights = Self::default();
         rights.add(namespace, "", driver.plural(), &WATCH);
@@ -87,7 +87,7 @@ impl RbacRights {
         rights
     }
 
-    /// What collecting evidence takes, and telling the cluster by Events. Without it a rollback goes on all the same.
+    /// To collect evidence and write Events. Without these rights a rollback is still possible.
     pub(super) fn to_collect(namespace: &str) -> Self {
         let mut rights = Self::default();
         rights.add(namespace, "", "pods/log", &["get"]);
@@ -102,7 +102,7 @@ impl RbacRights {
         rights
     }
 
-    /// What writing the records of a rollback takes.
+    /// For helm: to write the records of a rollback.
     pub(super) fn to_record(namespace: &str, driver: HelmDriver) -> Self {
         let mut rights = Self::default();
         rights.add(
@@ -114,21 +114,21 @@ impl RbacRights {
         rights
     }
 
-    /// What putting records right takes that helm made.
+    /// To repair records that helm made.
     pub(super) fn to_patch_record(namespace: &str, driver: HelmDriver) -> Self {
         let mut rights = Self::default();
         rights.add(namespace, "", driver.plural(), &["get", "list", "update"]);
         rights
     }
 
-    /// What keeping the state in ConfigMaps of a namespace takes.
+    /// To keep the state in ConfigMaps of a namespace.
     pub fn to_keep_state(namespace: &str) -> Self {
         let mut rights = Self::default();
         rights.add(namespace, "", "configmaps", &["get", "create", "update"]);
         rights
     }
 
-    /// What being one of several replicas takes.
+    /// To be one of several replicas.
     pub fn to_hold_lease(namespace: &str) -> Self {
         let mut rights = Self::default();
         let verbs = ["get", "create", "update"];
@@ -142,7 +142,7 @@ impl RbacRights {
             .flat_map(|(place, verbs)| verbs.iter().map(move |verb| (place, *verb)))
     }
 
-    /// A Role for each namespace, and a ClusterRole for what lives in none, each bound to a service account, as YAML.
+    /// A Role for each namespace and a ClusterRole for objects without one, each bound to a service account, as YAML.
     pub fn manifest(&self, name: &str, account: &str, account_namespace: &str) -> String {
         let mut namespaces: Vec<&str> = self.0.keys().map(|place| &*place.namespace).collect();
         namespaces.dedup();
@@ -181,7 +181,7 @@ impl RbacRights {
         text
     }
 
-    /// Resources of a group with the same verbs stand together.
+    /// Rules; resources of a group with the same verbs share one.
     fn rules(&self, namespace: &str) -> Vec<RoleRule<'_>> {
         let mut rules: Vec<RoleRule<'_>> = Vec::new();
         for (place, verbs) in self
@@ -245,7 +245,7 @@ impl fmt::Display for RightScope {
     }
 }
 
-/// What changing these objects and running these hooks takes, and the kinds that the cluster does not have.
+/// To change these objects and run these hooks, and the kinds that the cluster does not have.
 pub(super) async fn to_change(
     cache: &NamespaceCache,
     objects: &[ManifestObject],
@@ -278,30 +278,31 @@ pub(super) async fn to_change(
     Ok((rights, unknown))
 }
 
-/// Revisions whose kinds are looked at, the newest first.
+/// Revisions whose kinds are read, the newest first.
 const MAX_REVISIONS: usize = 20;
 
-/// Objects of a release that are named as outside its namespace.
+/// Objects outside the release's namespace that are named.
 const MAX_WARNINGS: usize = 20;
 
-/// What guarding a release takes.
+/// The rights for one release.
 #[derive(Debug, Default)]
 pub struct RequiredRights {
-    /// Leadsman's own account.
+    /// For Leadsman's own account.
     pub own: RbacRights,
-    /// The account that helm acts as; the same one unless `kubernetes.impersonate` names another.
+    /// For the account that helm acts as; the same one unless `kubernetes.impersonate` names another.
     pub helm: RbacRights,
-    /// Revisions that cannot be read, each with why.
+    /// Revisions that cannot be read, and why.
     pub left_out: Vec<String>,
-    /// Objects for which no right is given, since the configuration does not allow a rollback to change them.
+    /// Objects without a right, because the configuration does not let a rollback change them.
     pub warnings: Vec<String>,
 }
 
-/// All that guarding a release takes: to watch it, to look at it, and, unless it is only observed, to roll it back to any
+/// All rights for a release: to follow it, to collect evidence, and, unless it is only observed, to roll it back to any
 /// of its stored revisions. `impersonate` is the service account that helm acts as.
 ///
 /// # Errors
-/// When the cluster cannot be asked, or the release has no revision that can be read.
+///
+/// When the cluster does not answer, or the release has no readable revision.
 pub async fn needed(
     cache: &NamespaceCache,
     release: &ReleaseConfig,
@@ -366,7 +367,7 @@ pub async fn needed(
     Ok(needed)
 }
 
-/// The objects of the stored revisions, and those of their hooks of a rollback.
+/// The objects of the stored revisions, and their hooks of a rollback.
 async fn stored(
     cache: &NamespaceCache,
     release: &ReleaseConfig,
@@ -407,7 +408,7 @@ pub(super) fn hooks_of_rollback(target: &HelmRecord) -> impl Iterator<Item = &He
     hooks.filter(|hook| hook.runs_at("pre-rollback") || hook.runs_at("post-rollback"))
 }
 
-/// Their objects.
+/// The objects of these hooks.
 pub(super) fn rollback_hooks(target: &HelmRecord) -> Vec<ManifestObject> {
     hooks_of_rollback(target)
         .filter_map(|hook| manifest::objects(&hook.manifest).ok())

@@ -1,4 +1,4 @@
-//! Putting a record right: its status, description and labels, and nothing else in it.
+//! Repairs a record: its status, description and labels, and nothing else in it.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -18,7 +18,7 @@ pub(super) const MAX_DATA: usize = 1_048_576;
 /// Helm's limit for a description, in characters.
 pub(super) const MAX_DESCRIPTION: usize = 256;
 
-/// What is changed.
+/// The change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct RecordChange {
     pub(super) status: Option<&'static str>,
@@ -28,11 +28,12 @@ pub(super) struct RecordChange {
 
 type RecordFields = BTreeMap<String, Box<RawValue>>;
 
-/// The payload with the change. What is not changed keeps its text, so that no number is rounded and no field that is
-/// not known here is lost.
+/// The payload with the change. Everything else keeps its text, so that no number is rounded and no unknown field is
+/// lost.
 ///
 /// # Errors
-/// When it is no record, or would be larger than Kubernetes allows.
+///
+/// When it is not a valid record, or would be larger than Kubernetes allows.
 pub(super) fn payload(payload: &[u8], change: &RecordChange) -> Result<Vec<u8>, String> {
     let text = record::inflate(payload).map_err(|error| error.to_string())?;
     let mut fields: RecordFields =
@@ -63,7 +64,7 @@ pub(super) fn payload(payload: &[u8], change: &RecordChange) -> Result<Vec<u8>, 
     Ok(encoded)
 }
 
-/// The labels with the change and the number of who makes it; Helm's own label of the status agrees with the record.
+/// The labels with the change and our fencing token; Helm's status label agrees with the record.
 pub(super) fn labels(labels: &mut BTreeMap<String, String>, change: &RecordChange, fence: u64) {
     labels.insert(labels::FENCE.into(), fence.to_string());
     if let Some(status) = change.status {

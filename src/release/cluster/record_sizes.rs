@@ -1,8 +1,8 @@
-//! Whether helm can read the records of a release with the memory that it may have.
+//! Whether helm can read the records of a release within its memory limit.
 //!
-//! Helm reads every record of a release, also those that have nothing to do with a rollback, and each of them whole. A
-//! record of some hundred kilobytes can unpack to some hundred megabytes, so each is unpacked here beforehand, without
-//! being kept: once for each version of its object.
+//! Helm reads every record of a release whole, also those without a role in the rollback. A record of some hundred
+//! kilobytes can unpack to some hundred megabytes. So each is unpacked here first, without keeping it: once for each
+//! version of its object.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
@@ -13,22 +13,22 @@ use super::checks::PreflightFailure;
 use super::records::UnpackedSize;
 use crate::helm::record::MAX_INFLATED;
 
-/// What helm takes before it reads any record, in bytes. Measured with Helm 3.21 and 4.3: 90 MB.
+/// Memory that helm needs before it reads any record, in bytes. Measured with Helm 3.21 and 4.3: 90 MB.
 const BEFORE: u64 = 96 * 1024 * 1024;
 
-/// What it takes for each byte of unpacked records. Measured: 2.6 to 3.5.
+/// Memory per byte of unpacked records. Measured: 2.6 to 3.5.
 const FOR_EACH: u64 = 4;
 
-/// What all records of a release may have together when unpacked, where helm may have so much memory; in bytes.
+/// Maximum total of a release's unpacked records for this memory limit, in bytes.
 const fn most(memory: u64) -> u64 {
     memory.saturating_sub(BEFORE) / FOR_EACH
 }
 
-/// By the name of an object its version, and how large its record is.
+/// Object name → version and unpacked size.
 pub(super) type RecordSizes = BTreeMap<Box<str>, (Box<str>, UnpackedSize)>;
 
 impl ClusterEngine {
-    /// What speaks against starting helm: a record that is too large, or all of them together.
+    /// Why helm must not start: one record is too large, or all of them together.
     pub(super) async fn too_large_for_helm(&self) -> Result<Option<PreflightFailure>, ApiError> {
         let stored = self.records.read_by_helm(&self.release).await?;
         let sizes = || self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -62,7 +62,7 @@ impl ClusterEngine {
     }
 }
 
-/// Which record is too large, or that all of them are.
+/// The text for one record that is too large, or for all of them.
 fn too_large(sizes: &RecordSizes, memory: u64, remedy: &dyn Fn(&str) -> String) -> Option<String> {
     let largest = sizes.iter().max_by_key(|(_, (_, record))| record.size);
     if let Some((object, (_, record))) = largest

@@ -1,4 +1,4 @@
-//! Payloads of records: fetched one at a time, decoded, and written back when they must be put right.
+//! Payloads of records: fetched one at a time, decoded, and written back for repairs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,28 +18,28 @@ use crate::helm::record::{self, HelmRecord};
 use crate::kubernetes::client::ApiWriter;
 use crate::platform::permit::Permit;
 
-/// Payloads that are in memory at a time, over all releases: each takes a MiB or two from when it is asked for until it is
-/// decoded. Requests that hang hold up those of other releases, for as long as a request may take.
+/// Payloads in memory at a time, over all releases: each takes a MiB or two from its request until it is decoded. A
+/// hanging request delays those of other releases, for at most the duration of a request.
 static FETCHING: Semaphore = Semaphore::const_new(2);
 
-/// Those of them that are decoded at a time: each takes some MiB more.
+/// Payloads that are decoded at a time: each takes some MiB more.
 static DECODING: Semaphore = Semaphore::const_new(1);
 
-/// Revisions of one page of a list.
+/// Revisions per page of a list.
 const PAGE: u32 = 500;
 
 /// Revisions that are listed. Helm itself reads each of them whole, and gives up far earlier.
 const MAX_ROWS: usize = 20_000;
 
-/// What came of fetching a record: its version, and what is in it or why that cannot be read. `None` when it is gone.
+/// A fetched record: its version, and its contents or why they cannot be read. `None` if it is gone.
 pub(super) type FetchedRecord<T = HelmRecord> = Option<(Box<str>, Result<T, String>)>;
 
-/// How large a record is.
+/// Sizes of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct UnpackedSize {
-    /// As it is stored, in bytes.
+    /// As stored, in bytes.
     pub(super) stored: u64,
-    /// When unpacked, in bytes.
+    /// Unpacked, in bytes.
     pub(super) size: u64,
 }
 
@@ -88,16 +88,17 @@ impl Records {
     /// Fetches and decodes a record.
     ///
     /// # Errors
-    /// When the API server cannot be asked; a payload that cannot be read is no error of that kind.
+    ///
+    /// When the API server fails. An unreadable payload is part of the result.
     pub(super) async fn fetch(&self, object: &str) -> Result<FetchedRecord, ApiError> {
         self.fetch_as(object, Ok).await
     }
 
-    /// Fetches and decodes a record, and keeps of it only what is made of it. That may take long: the manifest has
-    /// megabytes.
+    /// Fetches and decodes a record, and keeps only what `make` extracts, because manifests have megabytes.
     ///
     /// # Errors
-    /// As those of [`Self::fetch`].
+    ///
+    /// As [`Self::fetch`].
     pub(super) async fn fetch_as<T: Send + 'static>(
         &self,
         object: &str,
@@ -121,11 +122,11 @@ impl Records {
         Ok(Some((version, read)))
     }
 
-    /// The version of a record and how large it is when unpacked, in bytes, but not counted further than one beyond
-    /// `most`; `None` when it is gone.
+    /// Version and unpacked size of a record; counting stops one byte beyond `most`. `None` if it is gone.
     ///
     /// # Errors
-    /// When the API server cannot be asked.
+    ///
+    /// When the API server fails.
     pub(super) async fn unpacked_size(
         &self,
         object: &str,
@@ -146,11 +147,12 @@ impl Records {
         Ok(Some((version, counted)))
     }
 
-    /// Name and version of each object that helm reads as a record of a release: it goes by labels alone, whatever the
-    /// object's type and name are.
+    /// Name and version of each object that helm reads as a record of a release: it selects by labels alone, whatever
+    /// the object's type and name.
     ///
     /// # Errors
-    /// When the API server cannot be asked.
+    ///
+    /// When the API server fails.
     pub(super) async fn read_by_helm(
         &self,
         release: &ReleaseName,
@@ -163,8 +165,8 @@ impl Records {
         self.each(params, named).await
     }
 
-    /// The records of a release by their metadata, ascending, as they are at this moment. Page by page, each with the
-    /// limit of a request, so that a history of ten thousand is read as well.
+    /// Current metadata of all records of a release, ascending. It is read page by page, so that a history of ten
+    /// thousand works as well.
     pub(super) async fn list(
         &self,
         release: &ReleaseName,
@@ -174,7 +176,7 @@ impl Records {
         Ok(rows)
     }
 
-    /// The newest record of each release of the namespace, as it is at this moment.
+    /// Current metadata of the newest record of each release of the namespace.
     pub(super) async fn newest(&self) -> Result<Vec<RecordSummaryRow>, ApiError> {
         let mut newest: BTreeMap<Box<str>, RecordSummaryRow> = BTreeMap::new();
         for row in self.rows("owner=helm").await? {
@@ -231,11 +233,12 @@ impl Records {
         Ok(rows)
     }
 
-    /// Changes a record, if it is still the version that was read. Everything else in it stays as it is, but for the
-    /// number of whoever changes it.
+    /// Changes a record if it still has the version that was read, and adds our fencing token. Everything else in it
+    /// stays.
     ///
     /// # Errors
-    /// Also when another has changed it in between (409), or when we may not any more.
+    ///
+    /// Also if another writer changed it (409), or the permit is lost.
     pub(super) async fn patch_record(
         &self,
         row: &RecordSummaryRow,
@@ -286,14 +289,15 @@ impl Records {
     }
 }
 
-/// Whose turn it is to change records.
+/// The permit and the fencing token for changes of records.
 pub(super) struct FencingToken<'a> {
     pub(super) permit: &'a Permit,
-    /// Is written to what is changed.
+    /// Written to each changed object.
     pub(super) fence: u64,
 }
 
-/// The write that follows names this version, so one that comes in between is seen by the API server.
+/// Whether the object has the version that was read; the write that follows names the version, so the API server
+/// detects later changes.
 fn is_as_read(meta: &ObjectMeta, row: &RecordSummaryRow) -> Result<(), ApiError> {
     if meta.resource_version.as_deref() == Some(&*row.version) {
         return Ok(());

@@ -1,8 +1,8 @@
-//! Numbers of pods that Helm has not set, but an autoscaler, which may be in no chart, or a person.
+//! Replica counts that were set by an autoscaler, which may be outside the chart, or by a person.
 //!
-//! Helm writes the number of the target's manifest, or takes its own one away. At noon that is two pods instead of forty,
-//! and the Deployment's controller stops the others within milliseconds: to scale up again afterwards comes too late. So
-//! [`super::helm_proxy`] writes the number that is there in place of a smaller one of helm.
+//! Helm writes the number of the target's manifest, or removes its own. At noon that may be two pods instead of forty,
+//! and the controller stops the others within milliseconds, so scaling up afterwards comes too late. Therefore
+//! [`super::helm_proxy`] replaces a smaller number of helm by the current one.
 
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use kube::Api;
@@ -19,36 +19,36 @@ use crate::helm::record::HelmRecord;
 /// Autoscalers of one namespace that are read.
 const MAX_SCALERS: u32 = 500;
 
-/// Workloads that are named.
+/// Workloads that a text names.
 const MAX_NAMED: usize = 10;
 
-/// This many times the pods of the chart are taken as meant, also where no autoscaler can be seen.
+/// This many times the chart's pods count as intended, even without a visible autoscaler.
 const MANY_TIMES: i64 = 3;
 
 /// An autoscaler of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Scaler {
     name: String,
-    /// What it scales.
+    /// Its target.
     kind: String,
     of: String,
 }
 
-/// A workload of the target from which a rollback takes no pods.
+/// A workload of the target that keeps its pods in a rollback.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct KeptReplicas {
-    /// Of the object in the API.
+    /// Path of the object in the API.
     pub(super) path: String,
     workload: String,
     scaler: Option<String>,
-    /// By the target's manifest.
+    /// Replicas in the target's manifest.
     said: i64,
-    /// The number that is there; `None` where it is not known.
+    /// Current replicas; `None` if unknown.
     live: Option<i64>,
 }
 
 impl KeptReplicas {
-    /// What is to be known of it before any rollback.
+    /// The remark before any rollback.
     fn remark(&self) -> Option<String> {
         let (scaler, workload, said) = (self.scaler.as_ref()?, &self.workload, self.said);
         Some(format!(
@@ -56,12 +56,12 @@ impl KeptReplicas {
         ))
     }
 
-    /// Whether an autoscaler made the number.
+    /// Whether an autoscaler set the number.
     pub(super) const fn is_scaled(&self) -> bool {
         self.scaler.is_some()
     }
 
-    /// What a rollback does.
+    /// The remark at a rollback.
     pub(super) fn line(&self) -> Option<String> {
         let (live, said) = (self.live?, self.said);
         let by = self.scaler.as_ref().map_or_else(String::new, |name| {
@@ -76,7 +76,7 @@ impl KeptReplicas {
     }
 }
 
-/// Autoscalers of a manifest; what else makes one, as a `ScaledObject`, says so in the same words.
+/// Autoscalers in a manifest. Other kinds that create one, such as a `ScaledObject`, have the same fields.
 fn scalers_of(objects: &[ManifestObject]) -> impl Iterator<Item = Scaler> {
     let scalers = objects
         .iter()
@@ -92,7 +92,7 @@ fn scalers_of(objects: &[ManifestObject]) -> impl Iterator<Item = Scaler> {
     })
 }
 
-/// Which workloads of the target keep their pods; `scalers` are those of the cluster.
+/// The workloads of the target that keep their pods; `scalers` are those of the cluster.
 fn kept(
     mut scalers: Vec<Scaler>,
     bad: &HelmRecord,
@@ -133,8 +133,8 @@ fn kept(
 }
 
 impl ClusterEngine {
-    /// Workloads from which a rollback takes no pods. Where autoscalers cannot be read, those that have many times the
-    /// pods of the chart; that the right is missing is said elsewhere.
+    /// Workloads that keep their pods in a rollback. If autoscalers cannot be read: those with many times the chart's
+    /// pods; the missing right is reported elsewhere.
     pub(super) async fn kept_replicas(
         &self,
         bad: &HelmRecord,
@@ -172,17 +172,17 @@ impl ClusterEngine {
     }
 }
 
-/// What people should know of them beforehand.
+/// The remarks about them before a rollback.
 pub(super) fn remarks(kept: &[KeptReplicas]) -> Vec<String> {
     let all = kept.iter().filter_map(KeptReplicas::remark);
     all.take(MAX_NAMED).collect()
 }
 
-/// A change of an object as helm sends it, without taking pods away from those that there are. `applies` says that what it
-/// leaves out goes away.
+/// A change as helm sends it, but without removing pods. `applies` says that fields it omits are removed.
 ///
 /// # Errors
-/// When the change is not a JSON object: how many pods it leaves is unknown then.
+///
+/// When the change is not a JSON object: the number of pods is unknown then.
 pub(super) fn without_loss(change: &[u8], live: i64, applies: bool) -> Result<Vec<u8>, String> {
     let mut change: Value = serde_json::from_slice(change).map_err(|error| error.to_string())?;
     if !change.is_object() {
@@ -217,7 +217,8 @@ mod tests {
         ))
     }
 
-    /// Whether pods are kept: what the bad revision and its target say, what is there, and whether an autoscaler made it.
+    /// Whether pods are kept, from the numbers of the bad revision, the target and the cluster, and whether an
+    /// autoscaler exists.
     #[track_caller]
     fn check(said: [Option<i64>; 2], live: i64, is_scaled: bool, expected: &str) {
         let scaler = |of: &str| Scaler {

@@ -1,4 +1,4 @@
-//! What a rollback may reach: looked at beforehand, and once more in the last moment before helm is started.
+//! What a rollback may reach: checked in the preflight, and again immediately before helm starts.
 
 use std::collections::BTreeSet;
 
@@ -14,11 +14,11 @@ use crate::helm::manifest::ManifestObject;
 use crate::helm::record::HelmRecord;
 use crate::release::{RollbackError, RollbackPlan};
 
-/// What was looked at for one rollback.
+/// Result of the check for one rollback.
 pub(super) struct ScopeCheck {
     pub(super) scope: ApiScope,
     contents: Contents,
-    /// What the rollback would change, and may not.
+    /// What the rollback would have to change and may not.
     pub(super) failures: Vec<PreflightFailure>,
 }
 
@@ -60,7 +60,7 @@ impl ScopeCheck {
 }
 
 impl ClusterEngine {
-    /// Where the objects of a rollback live, and what of that it may not change.
+    /// Where the objects of a rollback live, and which of them it may not change.
     pub(super) async fn scoped(
         &self,
         bad: &HelmRecord,
@@ -82,8 +82,8 @@ impl ClusterEngine {
         })
     }
 
-    /// The target as it is in the last moment, looked at once more with what helm would change besides, and the proxy by
-    /// which helm reaches that and nothing else. Nor does it matter then when somebody changes the record afterwards.
+    /// Reads the target a last time, checks it again, and starts the proxy through which helm reaches these objects and
+    /// nothing else. A later change of the record has no effect.
     pub(super) async fn way_to_the_cluster(
         &self,
         plan: &RollbackPlan,
@@ -125,8 +125,7 @@ impl ClusterEngine {
     }
 }
 
-/// What a record says of its own namespace, where that is not the one that it is stored in: helm looks there for pods of
-/// hooks.
+/// The namespace in a record, if it differs from the one where it is stored: helm looks there for pods of hooks.
 pub(super) fn of_another_namespace(record: &HelmRecord, own: &str) -> Option<PreflightFailure> {
     let said = record.namespace.as_str();
     (!said.is_empty() && said != own).then(|| PreflightFailure {

@@ -1,8 +1,8 @@
-//! Pods that no Deployment, StatefulSet or DaemonSet of the chart makes, as those of an Argo `Rollout` or of an operator.
+//! Pods that come from no Deployment, StatefulSet or DaemonSet of the chart, but from an Argo `Rollout` or an operator.
 //!
-//! They are found by what the chart's Services select: a workload of the namespace that no Helm release owns is followed
-//! as if it were a part of the chart. Where there is none, nobody can see how far a rollout has come, and it counts as
-//! complete at no time.
+//! They are found through the selectors of the chart's Services: a workload of the namespace that no Helm release owns
+//! is followed like a part of the chart. If there is none, the progress of a rollout cannot be seen, and it never
+//! counts as complete.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::namespace_cache::ObjectCache;
 use super::objects::{WorkloadKind, WorkloadSummary};
 use crate::helm::manifest::ManifestObject;
 
-/// Services of one manifest, and makers of pods that are named.
+/// Services of one manifest, and makers of pods that a text names.
 const MAX_SERVICES: usize = 100;
 const MAX_MAKERS: usize = 3;
 
@@ -19,11 +19,11 @@ const MAX_MAKERS: usize = 3;
 pub(super) struct UnownedService {
     name: Box<str>,
     selector: BTreeMap<String, String>,
-    /// What of the manifest may make its pods, in words.
+    /// The objects of the manifest that may make its pods, in words.
     makers: String,
 }
 
-/// Those of a manifest, as far as they are in the release's namespace.
+/// The Services of a manifest in the release's namespace.
 pub(super) fn services(objects: &[ManifestObject], namespace: &str) -> Vec<UnownedService> {
     let labels = |object: &ManifestObject| strings(object, "/spec/template/metadata/labels");
     let own: Vec<BTreeMap<String, String>> = objects
@@ -88,7 +88,7 @@ impl UnownedService {
             .filter(|row| !row.of_helm && self.selects(&row.labels))
     }
 
-    /// What people are told of it.
+    /// The remark about it.
     pub(super) fn remark(&self, tables: &ObjectCache) -> String {
         let name = &self.name;
         let found: Vec<String> = self
@@ -135,7 +135,7 @@ mod tests {
 
     const CHART: &str = "apiVersion: argoproj.io/v1alpha1\nkind: Rollout\nmetadata:\n  name: play\nspec:\n  template: {}\n---\napiVersion: v1\nkind: Service\nmetadata:\n  name: play\nspec:\n  selector: {app: play}\n---\napiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: web\nspec:\n  template: {metadata: {labels: {app: web, tier: front}}}\n---\napiVersion: v1\nkind: Service\nmetadata:\n  name: web\nspec:\n  selector: {app: web}\n---\napiVersion: v1\nkind: Service\nmetadata:\n  name: outside\nspec:\n  type: ExternalName\n";
 
-    /// As `db`, which stands for a database of somebody else: its restarts are not this chart's doing.
+    /// `db` is a database outside the chart: its restarts are not caused by this chart.
     #[test]
     fn a_service_beside_own_workloads_that_nothing_of_the_chart_can_serve_is_no_part() {
         let (_, without_rollout) = CHART.split_once("---").unwrap();

@@ -18,13 +18,13 @@ use crate::platform::files;
 use crate::release::change::RevisionWorkloads;
 use crate::release::{ReleasePod, ReleaseState, WorkloadState};
 
-/// A larger file is none of ours.
+/// A larger file is not valid.
 const MAX_FILE: u64 = 1024 * 1024;
 
-/// Revisions that are kept; the oldest that is not deployed goes first, as Helm does it by default.
+/// Revisions that are kept; the oldest one that is not deployed goes first, as in Helm by default.
 const MAX_RECORDS: usize = 50;
 
-/// One revision as it is stored.
+/// A stored revision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EmbeddedRecord {
     /// Its number.
@@ -33,13 +33,13 @@ pub struct EmbeddedRecord {
     pub status: RevisionStatus,
     /// Helm's description.
     pub description: String,
-    /// What it consists of; whoever runs the pods knows what it means.
+    /// Its contents; the app that runs the pods gives them a meaning.
     pub contents: serde_json::Value,
     /// The revision that was rolled back, if Leadsman made this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[serde(alias = "turned_back")]
     pub rolled_back: Option<Revision>,
-    /// Why, if so.
+    /// The reason, if Leadsman made it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -56,7 +56,7 @@ impl EmbeddedRecord {
         ContentDigest(hex.into())
     }
 
-    /// As a manifest would have them: their template is the record's contents.
+    /// As from a manifest whose templates are the record's contents.
     fn workloads(template: &ContentDigest, states: &[WorkloadState]) -> RevisionWorkloads {
         let objects = states.iter().map(|state| {
             let object = json!({
@@ -84,17 +84,17 @@ impl EmbeddedRecord {
     }
 }
 
-/// What the app's pods do, as whoever runs them writes it.
+/// The state of the app's pods, as written by the app.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct EmbeddedPods {
-    /// Where the Service answers, as `127.0.0.1:8080`.
+    /// Address of the Service, as `127.0.0.1:8080`.
     pub service: Option<std::net::SocketAddr>,
     /// The revision whose rollout is complete.
     #[serde(alias = "settled")]
     pub complete: Option<Revision>,
     /// All pods.
     pub pods: Vec<ReleasePod>,
-    /// What is known of the rollout of the workloads; empty where nothing is.
+    /// Progress of the workloads; empty if unknown.
     #[serde(default)]
     pub workloads: Vec<WorkloadState>,
 }
@@ -113,9 +113,10 @@ impl EmbeddedHistory {
         }
     }
 
-    /// All records, ascending; none where there is no directory.
+    /// All records, ascending; empty without a directory.
     ///
     /// # Errors
+    ///
     /// When the directory or a record cannot be read.
     pub fn records(&self) -> io::Result<Vec<EmbeddedRecord>> {
         let entries = match fs::read_dir(&self.directory) {
@@ -148,10 +149,11 @@ impl EmbeddedHistory {
         Ok(records)
     }
 
-    /// What the pods do; nothing where nobody has written it.
+    /// The state of the pods; empty without a file.
     ///
     /// # Errors
-    /// When the file is there and cannot be read.
+    ///
+    /// When the file exists and cannot be read.
     pub fn cluster(&self) -> io::Result<EmbeddedPods> {
         match read(&self.directory.join("pods.json")) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(EmbeddedPods::default()),
@@ -159,17 +161,19 @@ impl EmbeddedHistory {
         }
     }
 
-    /// Writes what the pods do.
+    /// Writes the state of the pods.
     ///
     /// # Errors
+    ///
     /// When it cannot be written.
     pub fn write_cluster(&self, cluster: &EmbeddedPods) -> io::Result<()> {
         self.replace("pods.json", &serde_json::to_vec(cluster)?)
     }
 
-    /// Everything that Leadsman needs to know.
+    /// The state of the release.
     ///
     /// # Errors
+    ///
     /// When a file cannot be read.
     pub fn release_state(&self) -> io::Result<ReleaseState> {
         let records = self.records()?;
@@ -211,9 +215,10 @@ impl EmbeddedHistory {
         })
     }
 
-    /// Installs or upgrades: a new revision with these contents, as `helm upgrade --install` without waiting.
+    /// Installs or upgrades: adds a revision with these contents, like `helm upgrade --install` without waiting.
     ///
     /// # Errors
+    ///
     /// When it cannot be written.
     pub fn upgrade(&self, contents: serde_json::Value) -> io::Result<Revision> {
         let last = self.records()?.last().map_or(0, |record| record.revision.0);
@@ -234,7 +239,7 @@ impl EmbeddedHistory {
         Ok(record.revision)
     }
 
-    /// Creates a record; an error of the kind `AlreadyExists` when there is one of that number.
+    /// Creates a record; the error is `AlreadyExists` if there is one with this number.
     pub(super) fn create(&self, record: &EmbeddedRecord) -> io::Result<()> {
         files::private_directory(&self.directory)?;
         let name = file_name(record.revision);
@@ -246,8 +251,8 @@ impl EmbeddedHistory {
         linked
     }
 
-    /// Makes a record the deployed one, and supersedes the others. In this order: killed in between, two are deployed,
-    /// which every reader survives by taking the newest; the other way round there could be none.
+    /// Makes a record the deployed one, and supersedes the others. In this order, a crash in between leaves two
+    /// deployed records, and readers take the newest; the other way round it could leave none.
     pub(super) fn deploy(&self, record: &EmbeddedRecord) -> io::Result<()> {
         let deployed = EmbeddedRecord {
             status: RevisionStatus::Deployed,

@@ -1,8 +1,8 @@
-//! A release that lives in a directory: for `leadsman demo`, and to try out settings. It is no cluster.
+//! A release that lives in a directory: for `leadsman demo`, and to try out settings without a cluster.
 //!
 //! ```text
 //! DIRECTORY/v3.json     the record of revision 3: status, description, contents
-//! DIRECTORY/pods.json   what the app's pods do, written by whoever runs them
+//! DIRECTORY/pods.json   the state of the app's pods, written by the app
 //! ```
 //!
 //! Records have Helm's statuses and descriptions, and a rollback does what Helm's does: it makes a new revision with
@@ -24,7 +24,7 @@ use crate::core::revision_ledger::RevisionStatus;
 use crate::core::revision_ledger::StoredRevision;
 use crate::core::units::Revision;
 
-/// How often the directory is looked at; a new revision is known within this.
+/// Interval of reading the directory; a new revision is known within this.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// The engine for a release in a directory.
@@ -34,7 +34,7 @@ pub struct EmbeddedEngine {
 }
 
 impl EmbeddedEngine {
-    /// Of this directory, which need not be there yet.
+    /// For this directory, which need not exist yet.
     pub fn new(directory: &Path) -> Arc<Self> {
         Arc::new(Self {
             directory: directory.to_owned(),
@@ -100,7 +100,7 @@ impl EmbeddedEngine {
         })
     }
 
-    /// Creates the next record: whoever comes second finds it there.
+    /// Creates the next record; a second creator gets an error.
     fn create(
         &self,
         history: &EmbeddedHistory,

@@ -1,12 +1,13 @@
-//! The state in ConfigMaps, for pods that keep no disk: one for each release.
+//! States in ConfigMaps, one for each release, for pods without a lasting disk.
 //!
 //! Invariants:
-//! - what was read or written last is named by its resourceVersion, so a second writer is seen and never overwritten;
-//! - whoever reads a state to go on with it writes its number there at once: from then on whoever acted before is
-//!   refused, so nothing comes after what was read;
-//! - what was not read since we act is never replaced, and neither is what a later one wrote;
-//! - each request that changes something asks for the permit immediately before, and is given up when that ends;
-//! - a ConfigMap holds at most [`MAX_DATA`] bytes: a state that is larger is refused, and the old one stays.
+//! - each write names the resourceVersion that was read or written last, so a second writer is detected and never
+//!   overwritten;
+//! - a leader that reads a state writes its fencing token there at once: from then on an earlier leader is refused, so
+//!   nothing is written after what was read;
+//! - a state that this leader has not read is never replaced, nor one that a later leader wrote;
+//! - each write asks for the permit immediately before, and is given up when it is lost;
+//! - a ConfigMap has at most [`MAX_DATA`] bytes: a larger state is refused, and the old one stays.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read as _, Write as _};
@@ -32,23 +33,22 @@ use crate::platform::permit::Permit;
 /// Kubernetes allows 1 MiB in all; some of it is taken by names and labels.
 const MAX_DATA: usize = 1_000_000;
 
-/// The longest that one request may take.
+/// Maximum duration of one request.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// A state that is read while whoever acted before writes its last word is read again: it has one word at a time.
+/// Reads of a state, if an earlier leader writes meanwhile: it has at most one write in flight.
 const MAX_READS: u32 = 4;
 
-/// States set aside that are kept of each name; whoever looks at them deletes them.
+/// Quarantined states that are kept for each name; a person who has read them deletes them.
 const MAX_ASIDE: u32 = 5;
 
 /// The key of the only value, which is gzip.
 const KEY: &str = "state.json.gz";
 
-/// The annotation with the number of who wrote it, or goes on with it.
+/// Annotation: the fencing token of the last leader that wrote or read it.
 const FENCE: &str = "leadsman.io/fence";
 
-/// Who writes, for the API server's list of who wrote which field and when. Going on with a state is another one, so
-/// that the time of the state itself stays.
+/// The field manager of states. Taking a state over has another one, so that the time of the state's own write stays.
 const WRITER: &str = "leadsman";
 const TAKER: &str = "leadsman-goes-on";
 
@@ -58,32 +58,32 @@ fn fence_of(map: &ConfigMap) -> u64 {
     fence.unwrap_or(0)
 }
 
-/// The number of whoever goes on with what is there: that of the permit, but also higher than what an earlier Lease of
-/// this name has counted to.
+/// The token of a leader that takes the state over: that of its permit, but also higher than one from an earlier Lease
+/// of this name.
 fn next_fence(map: Option<&ConfigMap>, term: Option<u64>) -> u64 {
     let before = map.map_or(0, fence_of);
     term.unwrap_or(0).max(before.saturating_add(1))
 }
 
-/// What is stored under a name.
+/// The stored bytes of a name.
 pub(super) struct StoredBytes {
     pub(super) bytes: Vec<u8>,
-    /// How long ago it was written, by the API server's clock at both ends; `None` where it does not say.
+    /// How long ago they were written, both times by the API server's clock; `None` if it does not say.
     pub(super) age: Option<Duration>,
 }
 
 /// What is known of a ConfigMap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct KnownMap {
-    /// The version that was read or written last; `None` when nothing was there.
+    /// The version that was read or written last; `None` if it did not exist.
     version: Option<String>,
-    /// The number of the permit with which that was; `None` when it was read without one.
+    /// The token of the permit at that time; `None` if it was read without one.
     term: Option<u64>,
-    /// What is written to [`FENCE`].
+    /// The value for [`FENCE`].
     fence: u64,
 }
 
-/// ConfigMaps of one namespace whose names begin alike.
+/// ConfigMaps of one namespace with a common prefix.
 pub struct ConfigMaps {
     client: Client,
     api: Api<ConfigMap>,
@@ -101,7 +101,7 @@ impl std::fmt::Debug for ConfigMaps {
     }
 }
 
-/// We may not any more.
+/// The permit is not held.
 fn not_ours() -> io::Error {
     io::Error::other("another replica acts, and writes the state")
 }
@@ -189,20 +189,21 @@ impl ConfigMaps {
         all.insert(name.to_owned(), known);
     }
 
-    /// The number under which this is written by us; 0 when it was not read yet.
+    /// The fencing token of our writes; 0 before the first read.
     pub(super) fn fence(&self, part: &str) -> u64 {
         self.known(&self.full_name(part))
             .map_or(0, |known| known.fence)
     }
 
-    /// Whether it is known what lies there, so that it can be replaced.
+    /// Whether the stored state is known, so that it may be replaced.
     pub(super) fn is_known(&self, part: &str) -> bool {
         self.known(&self.full_name(part)).is_some()
     }
 
-    /// What is stored under this name; `None` when nothing is.
+    /// The stored bytes of this name; `None` if there are none.
     ///
     /// # Errors
+    ///
     /// When the API server does not answer.
     pub(super) fn get(&self, part: &str, permit: &Permit) -> io::Result<Option<StoredBytes>> {
         let name = self.full_name(part);
@@ -212,10 +213,11 @@ impl ConfigMaps {
         Ok(map.map(|map| unpacked(map, age)))
     }
 
-    /// The same to go on with it: whoever acted before cannot write there any more once this has returned.
+    /// Reads the bytes to continue with them: an earlier leader cannot write there once this has returned.
     ///
     /// # Errors
-    /// When the API server does not answer, or we may not any more.
+    ///
+    /// When the API server does not answer, or the permit is lost.
     pub(super) fn take(&self, part: &str, permit: &Permit) -> io::Result<Option<StoredBytes>> {
         let name = self.full_name(part);
         let term = Some(permit.fence().ok_or_else(not_ours)?);
@@ -259,7 +261,7 @@ impl ConfigMaps {
         }
     }
 
-    /// What lies there is not known any more.
+    /// Forgets what is known of the stored state.
     pub(super) fn forget(&self, part: &str) {
         let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         all.remove(&self.full_name(part));
@@ -274,7 +276,7 @@ impl ConfigMaps {
         self.note(name, known);
     }
 
-    /// Reads a ConfigMap, with how old its state is. The client gives the object only, and this takes a header as well.
+    /// Reads a ConfigMap and the age of its state. The client returns only the object, and this needs a header as well.
     async fn fetch(&self, name: &str) -> kube::Result<Option<(ConfigMap, Option<Duration>)>> {
         let request = Request::new(self.api.resource_url());
         let request = request
@@ -305,11 +307,11 @@ impl ConfigMaps {
         Ok(Some((map, age)))
     }
 
-    /// Keeps what is stored under this name under another one as well, where nothing is yet; that name.
+    /// Copies the bytes of this name to another one that is unused, and returns it.
     ///
     /// # Errors
-    /// When the API server does not answer or refuses it, we may not any more, or so many are kept that nobody has
-    /// looked at.
+    ///
+    /// When the API server does not answer or refuses it, the permit is lost, or too many copies wait for a person.
     pub(super) fn keep_aside(&self, part: &str, permit: &Permit) -> io::Result<String> {
         let name = self.full_name(part);
         let fence = self.fence(part);
@@ -351,12 +353,13 @@ impl ConfigMaps {
         )))
     }
 
-    /// Stores bytes under this name. `is_own` when they are worth more than whatever another replica wrote, as counters
-    /// that each keeps by itself: then it is enough that what lies there was once read.
+    /// Stores bytes under this name. `is_own` for data that each replica keeps for itself, such as counters: then it is
+    /// enough that the stored bytes were read once.
     ///
     /// # Errors
-    /// When they are too large, another has written there, what is there was not read, or the API server does not
-    /// answer.
+    ///
+    /// When they are too large, another replica has written there, the stored bytes were not read, or the API server
+    /// does not answer.
     pub(super) fn put(
         &self,
         part: &str,
@@ -442,7 +445,7 @@ fn packed(bytes: &[u8]) -> io::Result<Vec<u8>> {
     Ok(packed)
 }
 
-/// What cannot be unpacked is nothing, which is no state either, and is set aside like one that is damaged.
+/// Bytes that cannot be unpacked count as empty, which is not a valid state, and are quarantined like a damaged one.
 fn unpacked(mut map: ConfigMap, age: Option<Duration>) -> StoredBytes {
     let packed = map.binary_data.as_mut().and_then(|data| data.remove(KEY));
     let mut bytes = Vec::new();
@@ -457,7 +460,7 @@ fn unpacked(mut map: ConfigMap, age: Option<Duration>) -> StoredBytes {
     StoredBytes { bytes, age }
 }
 
-/// When the API server took the state that is there, by its own clock.
+/// When the API server accepted the current state, by its own clock.
 fn written_at(map: &ConfigMap) -> Option<Timestamp> {
     let entries = map.metadata.managed_fields.iter().flatten();
     let of_state = entries.filter(|entry| {

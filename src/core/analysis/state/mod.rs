@@ -1,4 +1,4 @@
-//! One revision under judgement.
+//! The analysis of one revision: its state, and what a tick does.
 
 mod outcome;
 mod paths;
@@ -24,25 +24,25 @@ use super::{AnalysisStart, Tick, TickOutcome};
 pub use outcome::UnknownCause;
 pub use teaching::{RolloutLessons, WorkloadLessons};
 
-/// What makes an endpoint's results unknown in this tick, beside the results themselves.
+/// What makes an endpoint's results unknown in this tick, apart from the results themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 enum UnknownBecause {
     #[default]
     None,
-    /// A workload that it asks is scaled to zero or paused.
+    /// Its workload is scaled to zero or paused.
     Held,
-    /// A workload that it asks is expected to be away.
+    /// Its workload is expected to be away.
     Downtime,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct AnalyzedEndpoint {
     name: Box<str>,
-    /// Places of the dependencies that it needs.
+    /// Indices of its dependencies.
     needs: Vec<u16>,
     /// Failures in a row.
     run: u32,
-    /// `N_e`, settled and before; and both once the release is asked at its own pace.
+    /// `N_e`, after completion and before; and both once the release is probed at its own interval.
     hold: [u32; 2],
     hold_limited: [u32; 2],
     excuse: UnknownBecause,
@@ -53,14 +53,15 @@ struct AnalyzedEndpoint {
     by_phase: [AgeCounts; PHASES],
 }
 
-/// The state of the judgement on one revision; see the module for what holds of it.
+/// The state of an analysis; see the module for its invariants.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(remote = "Self")]
 pub struct Analysis {
     rule: Arc<Rule>,
     #[serde(alias = "settled_at")]
     complete_at: Option<f64>,
-    /// Of recordings of version 1: whether the rollout is complete, or has been; `None` where nobody can see it.
+    /// For recordings of version 1: whether the rollout is complete, or has been; `None` if the cluster did not show
+    /// it.
     rolled_out: Option<bool>,
     /// Without workloads: the strategy stops the old pods before it starts new ones.
     expected_downtime: bool,
@@ -72,20 +73,20 @@ pub struct Analysis {
     failures: Comparison,
     /// Notices slower answers.
     slower: Option<Box<LatencyComparison>>,
-    /// Rejects by slow answers, where that is wanted.
+    /// Rejects for slow answers, if configured.
     latency: Option<Box<LatencyComparison>>,
     workloads: AnalyzedWorkloads,
     dependencies: Vec<Dependency>,
-    /// Whether a result was limited, so that all endpoints are asked at their own pace.
+    /// Whether a rate limit answered, so that all endpoints are probed at their own interval.
     limited: bool,
-    /// Ticks in a row in which everything failed.
+    /// Consecutive ticks in which everything failed.
     all_run: u32,
     hold_all: u32,
     scheduled: u64,
     usable: u64,
-    /// Usable results that could meet a new pod.
+    /// Usable results that could have met a new pod.
     met: u64,
-    /// Void results by cause.
+    /// Unknown results by cause.
     #[serde(alias = "void")]
     unknown: [u64; UnknownCause::COUNT],
     learned_from: u32,
@@ -114,10 +115,11 @@ impl<'de> Deserialize<'de> for Analysis {
 }
 
 impl Analysis {
-    /// Begins to watch a revision.
+    /// Starts the analysis of a revision.
     ///
     /// # Errors
-    /// When the rule or what is known at the start cannot be worked with; the error names the field.
+    ///
+    /// When the rule or the start is invalid; the error names the field.
     pub fn new(rule: Rule, start: &AnalysisStart) -> Result<Self, InvalidRule> {
         rule.check()?;
         let rule = Arc::new(rule);
@@ -189,8 +191,8 @@ impl Analysis {
         })
     }
 
-    /// The rollout is complete, so many seconds after the revision appeared. The first report counts. Only where the
-    /// workloads are not known.
+    /// The rollout is complete, this many seconds after the revision appeared. The first report counts. Only if the
+    /// workloads are unknown.
     pub fn complete(&mut self, at_s: f64) {
         if self.complete_at.is_none() && at_s.is_finite() {
             self.complete_at = Some(at_s.max(0.0));
@@ -202,8 +204,7 @@ impl Analysis {
         self.rolled_out = Some(is_complete);
     }
 
-    /// One tick. `Some` in the tick in which the revision is rejected; after that, and at the end of the watch,
-    /// ticks are not read.
+    /// One tick. `Some` in the tick of a rejection; after that, and after the end, ticks are ignored.
     pub fn tick(&mut self, tick: &Tick<'_>) -> Option<&Regression> {
         if self.regression.is_some() || self.is_over {
             return None;
@@ -246,7 +247,7 @@ impl Analysis {
         self.regression.as_deref()
     }
 
-    /// Where the rollout stands.
+    /// Progress of the rollout.
     pub(super) fn progress(&self) -> RolloutProgress {
         let given = || match self.complete_at {
             Some(at) => RolloutCompletion::At(at),
@@ -258,7 +259,7 @@ impl Analysis {
         }
     }
 
-    /// Which endpoints ask a workload that is held, or away as expected.
+    /// Which endpoints probe a workload that is paused, or away as expected.
     fn find_excuses(&mut self, t: f64, progress: RolloutProgress) {
         let endpoints = &mut self.endpoints;
         for endpoint in endpoints.iter_mut() {
@@ -300,7 +301,7 @@ impl Analysis {
         }
     }
 
-    /// Reads this tick's marks, as far as they are evidence.
+    /// Reads this tick's outcomes, as far as they are evidence.
     fn read_outcomes(&mut self, tick: &Tick<'_>) {
         let mut unresolved = false;
         let mut others = false;
@@ -343,7 +344,7 @@ impl Analysis {
         }
     }
 
-    /// A name that was not resolved is unknown where no other endpoint has an answer, or where a pod answers well.
+    /// A name that was not resolved is unknown if no other endpoint has an answer, or if a pod answers well.
     fn resolve(&mut self, looks: &[PodTick<'_>], others: bool) {
         for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
             let outcome = &mut self.failures.endpoints[at].outcome;
@@ -366,7 +367,7 @@ impl Analysis {
         }
     }
 
-    /// Failures of an endpoint are unknown while something fails that it needs.
+    /// Failures of an endpoint are unknown while a dependency of it fails.
     fn follow_dependencies(&mut self, outcomes: &[TickOutcome]) {
         if self.dependencies.is_empty() {
             return;
@@ -453,7 +454,7 @@ impl Analysis {
         }
     }
 
-    /// Usable results that could meet a new pod: of endpoints that ask a workload with a Ready one.
+    /// Usable results that could have met a new pod: of endpoints whose workload has a Ready one.
     fn count_met(&mut self, t: f64) {
         let serves = |state: &super::workloads::WorkloadProgress| {
             state.ready_at.is_some_and(|at| at <= t + 1e-9)
@@ -477,7 +478,7 @@ impl Analysis {
         }
     }
 
-    /// Adds up what this rollout teaches, should it be kept.
+    /// Adds up what later rollouts learn from this one if it passes.
     fn learn(&mut self, t: f64, progress: RolloutProgress, counts: &TickCounts) {
         let add = |sum: &mut AgeCounts, (k, n): (u16, u16)| {
             sum.0 += u64::from(k);
@@ -519,7 +520,7 @@ impl Analysis {
         }
     }
 
-    /// Whether the analysis ends after this tick. One that would end under suspicion goes on once.
+    /// Whether the analysis ends after this tick. One that would end under suspicion continues once.
     fn ends(&mut self) -> bool {
         let passed = self.elapsed_s() + 1e-9;
         let end = self.ends_at_s();
@@ -546,7 +547,7 @@ impl Analysis {
     }
 }
 
-/// `N_e` of an endpoint that is asked every `pace_s`, settled and before.
+/// `N_e` of an endpoint with a result every `pace_s`, after completion and before.
 fn holds(rule: &Rule, failures: &Comparison, at: usize, pace_s: f64) -> [u32; 2] {
     let looks = failures.endpoints.len() as f64 * rule.analysis_s / rule.interval_s;
     let surprise = (rule.alpha_hard / looks).ln();
@@ -557,7 +558,7 @@ fn holds(rule: &Rule, failures: &Comparison, at: usize, pace_s: f64) -> [u32; 2]
     [complete, complete.max(needed(before.unsettled(rule)))]
 }
 
-/// What a pod's answer is evidence of.
+/// The outcome that a pod's result counts as.
 fn pod_outcome(endpoint: &AnalyzedEndpoint, look: &PodTick<'_>, at: usize) -> TickOutcome {
     let outcome = look.outcomes.get(at).copied().unwrap_or_default();
     match outcome {

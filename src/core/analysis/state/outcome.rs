@@ -1,4 +1,4 @@
-//! What a watch says: its verdict, its numbers, and why results were unknown.
+//! The result of an analysis: its verdict, its numbers, and why results were unknown.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +21,7 @@ pub enum UnknownCause {
     ExpectedDowntime,
     /// The answer was a rate limit's.
     Limited,
-    /// Something fails that the endpoint needs.
+    /// A dependency of the endpoint fails.
     Dependency,
     /// The name server did not answer.
     Unresolved,
@@ -47,7 +47,7 @@ impl UnknownCause {
         Self::FailingAtStart,
     ];
 
-    /// What it is, in words that follow a number of results.
+    /// The cause in words, to follow a number of results.
     pub const fn words(self) -> &'static str {
         match self {
             Self::Unknown => "not known, because Leadsman or the cluster could not tell",
@@ -81,12 +81,12 @@ impl UnknownCause {
 }
 
 impl Analysis {
-    /// Whether all ticks of the watch have been read.
+    /// Whether all ticks of the analysis have been read.
     pub const fn is_over(&self) -> bool {
         self.is_over
     }
 
-    /// The verdict if the stream ended here.
+    /// The verdict if the analysis ended here.
     pub fn conclude(&self) -> Verdict {
         if let Some(regression) = &self.regression {
             return Verdict::Rollback((**regression).clone());
@@ -116,14 +116,14 @@ impl Analysis {
         }
     }
 
-    /// Whether the rollout is known not to be complete.
+    /// Whether the rollout is known to be incomplete.
     pub fn is_rollout_running(&self) -> bool {
         let is_known = self.workloads.states.is_some();
         let running = self.progress().completion == RolloutCompletion::Running;
         running || !is_known && self.complete_at.is_none() && self.rolled_out == Some(false)
     }
 
-    /// Whether a template changed, and too few results could meet a new pod.
+    /// Whether a template changed, and too few results could have met a new pod.
     pub fn met_too_little(&self) -> bool {
         let rule = &self.rule;
         let count = self.endpoints.len() as f64;
@@ -159,7 +159,7 @@ impl Analysis {
         self.regression.as_deref()
     }
 
-    /// That answers are slower than before, once that is shown.
+    /// Slower answers than before, once they are evident.
     pub fn slower(&self) -> Option<&SlowerAnswers> {
         self.slower_notice.as_deref()
     }
@@ -169,12 +169,12 @@ impl Analysis {
         self.next_tick
     }
 
-    /// Seconds of the watch that have passed.
+    /// Seconds since the start of the analysis.
     pub fn elapsed_s(&self) -> f64 {
         f64::from(self.next_tick) * self.rule.interval_s
     }
 
-    /// When the watch ends as things stand, in seconds after the revision appeared.
+    /// When the analysis will end as it stands, in seconds after the revision appeared.
     pub fn ends_at_s(&self) -> f64 {
         let rule = &self.rule;
         if let Some(until) = self.extended_until {
@@ -190,7 +190,7 @@ impl Analysis {
         }
     }
 
-    /// When the rollout was complete, where that is known.
+    /// When the rollout was complete, if known.
     pub fn complete_at(&self) -> Option<f64> {
         match self.progress().completion {
             RolloutCompletion::At(at) => Some(at),
@@ -198,12 +198,12 @@ impl Analysis {
         }
     }
 
-    /// Whether a result was limited, so that all endpoints are to be asked at their own pace.
+    /// Whether a rate limit answered, so that all endpoints are probed at their own interval.
     pub const fn is_limited(&self) -> bool {
         self.limited
     }
 
-    /// How many results were unknown, by cause.
+    /// Unknown results by cause.
     pub fn unknown(&self) -> impl Iterator<Item = (UnknownCause, u64)> {
         UnknownCause::ALL
             .iter()
@@ -216,7 +216,7 @@ impl Analysis {
         endpoints.map(|endpoint| (&*endpoint.name, endpoint.cause))
     }
 
-    /// Dependencies that fail, or have failed in this watch, by name and whether they fail at the moment.
+    /// Dependencies that fail or have failed in this analysis, by name, and whether they fail now.
     pub fn failed_dependencies(&self) -> impl Iterator<Item = (&str, bool)> {
         let failed = self.dependencies.iter().filter(|one| one.has_failed);
         failed.map(|one| (&*one.name, one.is_failing()))
@@ -227,7 +227,8 @@ impl Analysis {
         self.dependencies.iter().map(|one| &*one.name)
     }
 
-    /// For each dependency that has failed in this watch a sentence without its full stop: what was not judged for it.
+    /// For each dependency that has failed in this analysis a sentence without its full stop: which failures it
+    /// excused.
     pub fn excuses(&self) -> Vec<String> {
         let failed = self.dependencies.iter().enumerate();
         let failed = failed.filter(|(_, one)| one.has_failed);
@@ -251,7 +252,7 @@ impl Analysis {
             .collect()
     }
 
-    /// From how many kept rollouts the watch has learned.
+    /// Number of passed rollouts that the analysis has learned from.
     pub const fn learned_from(&self) -> u32 {
         self.learned_from
     }
@@ -271,7 +272,7 @@ impl Analysis {
             .collect()
     }
 
-    /// Whether a pod's state can be held against the revision: see [`Analysis`].
+    /// Whether a pod's state counts against the revision.
     pub fn can_reject(&self, pod: &PodState) -> bool {
         self.workloads.can_reject(pod)
     }

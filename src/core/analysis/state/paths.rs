@@ -1,4 +1,4 @@
-//! The paths that reject.
+//! The paths that reject a revision.
 
 use super::Analysis;
 use crate::core::analysis::comparison::{Comparison, RisingStratum, StratumKind};
@@ -60,7 +60,7 @@ impl Analysis {
         })
     }
 
-    /// Beside path A: pods that never come as far as to crash.
+    /// Beside path A: pods that cannot even start.
     pub(super) fn cannot_start(&self, now: u32, t: f64) -> Option<Regression> {
         let pod = self.workloads.cannot_start(&self.rule, t)?;
         let workload = self.workloads.state_of(pod.workload);
@@ -218,7 +218,7 @@ impl Analysis {
         })
     }
 
-    /// Path C over slow answers: a notice, and a verdict where they may reject.
+    /// Path C over slow answers: a notice, and a rejection if they may reject.
     pub(super) fn slow_answers(&mut self, now: u32, t: f64) -> Option<Regression> {
         if self.slower_notice.is_none()
             && let Some(slower) = &mut self.slower
@@ -286,7 +286,7 @@ impl Analysis {
     }
 }
 
-/// Which pod it is, in words.
+/// The pod in words.
 fn new_pod(workload: &str, state: Option<&WorkloadProgress>) -> String {
     let mut text = "new pod".to_owned();
     if !workload.is_empty() {
@@ -298,7 +298,7 @@ fn new_pod(workload: &str, state: Option<&WorkloadProgress>) -> String {
     text
 }
 
-/// That it is not known whether the revision changed the workload, where that is so.
+/// A remark if it is unknown whether the revision changed the workload.
 fn unknown_change(state: Option<&WorkloadProgress>) -> String {
     let Some((state, why)) = state.and_then(|state| Some((state, state.is.unknown.as_ref()?)))
     else {

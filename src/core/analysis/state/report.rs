@@ -1,4 +1,4 @@
-//! Looking at a watch: its strata, its numbers, its size.
+//! Reports on an analysis: its strata, its numbers, its size.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::core::analysis::comparison::{Comparison, Exclusion, StratumKind};
 use crate::core::analysis::regression::{StratumName, StratumReport, StrongestEvidence};
 use crate::core::analysis::stratum::BeforeCounts;
 
-/// Where an endpoint stands at the end of a watch.
+/// State of an endpoint at the end of an analysis.
 pub(in crate::core::analysis) struct Standing<'a> {
     pub(in crate::core::analysis) name: &'a str,
     pub(in crate::core::analysis) counts: bool,
@@ -27,9 +27,8 @@ impl Analysis {
         }
     }
 
-    /// Where each endpoint stands, for the verification after a rollback.
-    /// Failures are those of the last `ticks`; an endpoint that new pods do not answer at all fails wholly, however few
-    /// users have noticed yet.
+    /// State of each endpoint, for the verification after a rollback. Failures are those of the last `ticks`; an
+    /// endpoint that no new pod answers counts as failing completely, however few users have noticed yet.
     pub(in crate::core::analysis) fn standing(
         &self,
         ticks: u32,
@@ -54,12 +53,12 @@ impl Analysis {
             })
     }
 
-    /// What was measured of all endpoints together before.
+    /// Measurements of all endpoints together before the revision.
     pub(in crate::core::analysis) fn pooled(&self) -> BeforeCounts {
         self.failures.pool.before
     }
 
-    /// Endpoints that are set aside at the moment, so that they do not count, and why.
+    /// Excluded endpoints, and why.
     pub fn excluded(&self) -> impl Iterator<Item = (&str, &'static str)> {
         let compared = self.failures.endpoints.iter();
         self.endpoints
@@ -122,7 +121,7 @@ impl Analysis {
         })
     }
 
-    /// Whether a state that was read from outside can be worked with.
+    /// Whether a stored state is valid.
     pub fn is_sound(&self) -> bool {
         let count = self.endpoints.len();
         let ticks = self.next_tick;
@@ -138,7 +137,7 @@ impl Analysis {
             && self.extended_until.is_none_or(f64::is_finite)
     }
 
-    /// Bytes that the state takes, on the heap as well, but for the texts of what was found. `benches/verdict.rs` holds it against what was allocated.
+    /// Bytes of the state, including the heap.
     pub fn bytes(&self) -> usize {
         let endpoints = self.endpoints.iter().map(|endpoint| {
             size_of::<AnalyzedEndpoint>()

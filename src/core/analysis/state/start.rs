@@ -1,4 +1,4 @@
-//! What is known at the start, checked.
+//! Checks an [`AnalysisStart`].
 
 use crate::core::analysis::latency::BUCKETS;
 use crate::core::analysis::rule::InvalidRule;

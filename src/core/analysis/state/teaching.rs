@@ -1,4 +1,4 @@
-//! What a kept rollout teaches those after it.
+//! What later rollouts learn from one that passed.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +6,7 @@ use super::Analysis;
 use crate::core::analysis::rule::AGES;
 use crate::core::analysis::warm_up::{AgeCounts, PHASES};
 
-/// What one rollout teaches.
+/// The lessons of one rollout.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct RolloutLessons {
     /// New pods' counted results, by age.
@@ -15,14 +15,14 @@ pub struct RolloutLessons {
     pub pool: [AgeCounts; PHASES],
     /// The same of each endpoint.
     pub endpoints: Vec<(Box<str>, [AgeCounts; PHASES])>,
-    /// Seconds from the revision's appearance until its rollout was complete; 0 where nobody saw that.
+    /// Seconds from the revision's appearance until its rollout was complete; 0 if that was not seen.
     #[serde(default)]
     pub rollout_s: f64,
     /// Of each workload whose template changed.
     pub workloads: Vec<WorkloadLessons>,
 }
 
-/// What one workload's rollout teaches.
+/// The lessons of one workload's rollout.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct WorkloadLessons {
     /// As `Deployment web`.
@@ -36,7 +36,7 @@ pub struct WorkloadLessons {
 }
 
 impl Analysis {
-    /// What this rollout teaches, if it is kept: nothing where no template changed.
+    /// The lessons of this rollout, if it passes: none if no template changed.
     pub fn teaching(&self) -> Option<RolloutLessons> {
         let workloads: Vec<WorkloadLessons> = self
             .workloads

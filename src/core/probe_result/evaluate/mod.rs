@@ -1,11 +1,11 @@
-//! Applies the expectations to an answer.
+//! Checks an answer against the expectations.
 //!
 //! Invariants:
-//! - the first reason in a fixed order is the one that counts, so that equal answers are counted under equal reasons:
-//!   version and TLS, validity of the certificate, status, headers, age, JSON, body, latency;
-//! - an explanation carries the value that was observed, is at most [`ProbeResult::MAX_EXPLANATION`] bytes long and holds no
+//! - of several reasons the first in a fixed order counts, so that equal answers have equal reasons: version and TLS,
+//!   validity of the certificate, status, headers, age, JSON, body, latency;
+//! - an explanation contains the observed value, is at most [`ProbeResult::MAX_EXPLANATION`] bytes long, and has no
 //!   control character and no cookie;
-//! - nothing here is asked when no complete answer came: a transport error is bad by itself.
+//! - only complete answers get here: a transport error is a failure by itself.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -30,7 +30,7 @@ pub struct ResponseView<'a> {
     pub body: &'a [u8],
     /// Whether it came over TLS.
     pub over_tls: bool,
-    /// From the start of the result to the last byte.
+    /// From the start of the probe to the last byte.
     pub duration: Duration,
     /// What the TLS handshake showed.
     pub tls: Option<&'a TlsInfo>,
@@ -115,7 +115,7 @@ fn certificate(expect: &Expect, seen: &ResponseView<'_>) -> Result<(), String> {
     })
 }
 
-/// The size of a difference of two times, without what nobody reads.
+/// The absolute difference of two times, rounded for people.
 fn whole_seconds(seconds: f64) -> humantime::FormattedDuration {
     let span = Duration::try_from_secs_f64(seconds.abs().trunc());
     humantime::format_duration(span.unwrap_or(Duration::MAX))

@@ -1,11 +1,11 @@
 //! Rules about the JSON in a body, applied to its text.
 //!
 //! Invariants:
-//! - the text is never turned into a tree: a place is found by reading the levels above it, and what is there stays
-//!   text, so that a number is compared by its digits and nothing is rounded;
-//! - the whole text must be JSON (RFC 8259), at most [`MAX_DEPTH`] deep; a byte order mark before it is skipped, which
-//!   the RFC allows and some servers need; of two members with one name the last counts;
-//! - the work on one rule is bounded by the size of the text, whatever the text and the rule say.
+//! - the text is never parsed into a tree: a place is found by reading the levels above it, and its value stays text,
+//!   so that numbers are compared by their digits without rounding;
+//! - the whole text must be JSON (RFC 8259), at most [`MAX_DEPTH`] deep. A byte order mark is skipped: the RFC allows
+//!   it and some servers send it. Of two members with one name the last counts;
+//! - the work for one rule is bounded by the size of the text, whatever the text and the rule contain.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -19,7 +19,7 @@ use super::evaluate::shown;
 use super::expect::{Decimal, JsonPlace, JsonRule, JsonTest};
 use super::json_path;
 
-/// Deeper texts are refused, as serde_json refuses them: whoever walks them needs that much stack.
+/// Deeper texts are refused, as serde_json does: walking them takes that much stack.
 pub(super) const MAX_DEPTH: usize = 127;
 
 /// The most places that one path may find on its way or at its end; an assertion about more is a query on a database.
@@ -208,7 +208,7 @@ impl<'a> JsonDoc<'a> {
         self.left.set(by_size.saturating_add(WORK_FLOOR));
     }
 
-    /// Pays for reading so many bytes.
+    /// Pays for reading this many bytes.
     pub(super) fn pay(&self, bytes: usize) -> Result<(), JsonError> {
         match self.left.get().checked_sub(bytes.max(1)) {
             Some(left) => {
@@ -241,7 +241,7 @@ impl<'a> JsonDoc<'a> {
         Ok(Some(place))
     }
 
-    /// The member of an object with this name; `None` when there is none, or this is no object.
+    /// The member of an object with this name; `None` if there is none, or this is not an object.
     pub(super) fn member(&self, place: &'a str, name: &str) -> Result<Option<&'a str>, JsonError> {
         if !place.starts_with('{') {
             return Ok(None);
@@ -249,7 +249,7 @@ impl<'a> JsonDoc<'a> {
         self.read(place, FindMember(name))
     }
 
-    /// The element of an array at this index; `None` when there is none, or this is no array.
+    /// The element of an array at this index; `None` if there is none, or this is not an array.
     pub(super) fn element(
         &self,
         place: &'a str,
@@ -261,7 +261,7 @@ impl<'a> JsonDoc<'a> {
         self.read(place, FindElement(index))
     }
 
-    /// The members of an object in their order, each name once; nothing where this is none.
+    /// The members of an object in their order, each name once; empty if this is not an object.
     pub(super) fn members(
         &self,
         place: &'a str,
@@ -272,7 +272,7 @@ impl<'a> JsonDoc<'a> {
         self.read(place, ListMembers)
     }
 
-    /// The elements of an array; nothing where this is none.
+    /// The elements of an array; empty if this is not an array.
     pub(super) fn elements(&self, place: &'a str) -> Result<Vec<&'a str>, JsonError> {
         if !place.starts_with('[') {
             return Ok(Vec::new());

@@ -1,9 +1,8 @@
 //! Finds the places that a JSONPath (RFC 9535) names in a JSON text.
 //!
-//! The query is parsed by a library; it is carried out here, because the library's own way builds the path of each node
-//! as text, which a hostile body can make as large as it likes, and compares numbers after rounding them.
-//! Invariants: every step pays for the bytes that it reads ([`JsonDoc::pay`]), and no list is longer than
-//! [`MAX_PLACES`].
+//! A library parses the query. It is evaluated here, because the library builds the path of each node as text, which a
+//! hostile body can make arbitrarily large, and rounds numbers before comparing them. Invariants: every step pays for
+//! the bytes that it reads ([`JsonDoc::pay`]), and no list is longer than [`MAX_PLACES`].
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -243,7 +242,7 @@ impl<'a> PathSearch<'_, 'a> {
         }
     }
 
-    /// The one value of an argument; nothing where it names none or several.
+    /// The one value of an argument; nothing if it names no value or several.
     fn argument(&self, argument: &FnArg, node: &'a str) -> Result<ComparedValue<'a>, JsonError> {
         match argument {
             FnArg::Literal(literal) => Ok(seen_literal(literal)),

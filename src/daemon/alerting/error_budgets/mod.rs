@@ -1,4 +1,4 @@
-//! Error budgets: what is promised, what of it is spent, how fast, and on which revision.
+//! Error budgets: for each objective what is spent, how fast, and by which revision.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use crate::http::Shard;
 use crate::http::status::{BurnView, GuardView, ObjectiveView, SpentView, TierView};
 use crate::metrics::Metrics;
 
-/// Revisions whose share of a budget is kept, for each release.
+/// Revisions per release whose spending is kept.
 const MAX_REVISIONS: usize = 20;
 
-/// Windows that are shown, the shortest first: all that a tier looks at, and the longest period.
+/// Windows that are shown, the shortest first: all windows of the tiers, and the longest period.
 const WINDOWS: [LongWindow; 8] = [
     LongWindow::Minutes5,
     LongWindow::Minutes30,
@@ -33,21 +33,21 @@ const WINDOWS: [LongWindow; 8] = [
     LongWindow::Days30,
 ];
 
-/// Something promised.
+/// One objective.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::daemon) struct Promise {
     namespace: String,
     release: String,
-    /// The probe of which it is promised; all of the release, where none is named.
+    /// The probe of the objective; `None`: all probes of the release.
     probe: Option<String>,
     is_latency: bool,
     objective: Objective,
     of: Vec<ProbeId>,
-    /// Results that there should be in a second.
+    /// Results per second that the schedule should give.
     expected: f64,
 }
 
-/// All that is promised.
+/// The objectives of all releases.
 pub(in crate::daemon) fn promises(settings: &Settings) -> Vec<Promise> {
     let mut promises = Vec::new();
     for release in &settings.releases {
@@ -96,12 +96,12 @@ pub(in crate::daemon) fn promises(settings: &Settings) -> Vec<Promise> {
 }
 
 impl Promise {
-    /// Whether a share has to do with it.
+    /// Whether the objective belongs to this shard.
     pub(super) fn is_of(&self, share: &Shard) -> bool {
         super::is_of(share, &self.namespace, &self.release)
     }
 
-    /// Its series go.
+    /// Removes its series.
     pub(super) fn forget(&self, metrics: &Metrics) {
         let probe = self.probe.as_deref().unwrap_or("");
         let labels = [&self.namespace, &self.release, probe, self.what()];
@@ -126,7 +126,7 @@ impl Promise {
         }
     }
 
-    /// Results, and bad ones, since the probes were first configured, as the spans count them.
+    /// Results and failures since the probes were first configured, from the long windows.
     fn totals(&self, tracked_probe: &HashMap<ProbeId, Arc<TrackedProbe>>) -> (u64, u64) {
         let all = self.of.iter().filter_map(|id| tracked_probe.get(id));
         all.fold((0, 0), |sum, tracked_probe| {
@@ -140,7 +140,7 @@ impl Promise {
         })
     }
 
-    /// The counts of each window, and of the period.
+    /// Counts of each window and of the period.
     fn count(
         &self,
         tracked_probe: &HashMap<ProbeId, Arc<TrackedProbe>>,
@@ -165,18 +165,18 @@ impl Promise {
     }
 }
 
-/// What the revisions of a release have spent: results, and bad ones.
+/// Results and failures by revision of one release.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct SpentByRevision {
     revisions: BTreeMap<u32, (u64, u64)>,
-    /// The totals of its probes when last looked; of this run of the process, and `None` before the first look: what was
-    /// sounded until then is on nobody's account here, or on that of whoever told before us.
+    /// Totals of the release's probes at the last evaluation. `None` before the first one in this process: results from
+    /// before belong to no revision here, or to the records of the replica that led then.
     #[serde(skip)]
     last: Option<(u64, u64)>,
 }
 
 impl SpentByRevision {
-    /// Puts what came since the last look on the account of a revision.
+    /// Adds the results since the last evaluation to a revision.
     fn alert_store(&mut self, revision: u32, totals: (u64, u64)) {
         // Numbers that went back begin again: the release was uninstalled, and the later ones are of its former life.
         self.revisions.split_off(&(revision.saturating_add(1)));
@@ -193,11 +193,11 @@ impl SpentByRevision {
     }
 }
 
-/// By namespace and release, with a slash between.
+/// Key: namespace and release, joined by a slash.
 pub(super) type SpentByRelease = BTreeMap<String, SpentByRevision>;
 
-/// Puts what was sounded since the last look on the account of the revision that is there. Accounts of releases of which
-/// nothing is promised any more, or that were uninstalled, are closed.
+/// Adds the results since the last evaluation to the revision that serves. Drops releases that were uninstalled or have
+/// no objective any longer.
 pub(super) fn alert_store(
     accounts: &mut SpentByRelease,
     promises: &[Promise],
@@ -230,22 +230,21 @@ pub(super) fn alert_store(
     }
 }
 
-/// What the account of a release is kept under.
+/// Key of a release in [`SpentByRelease`].
 fn account(namespace: &str, release: &str) -> String {
     format!("{namespace}/{release}")
 }
 
-/// Objectives that are looked at in one tick at least: so many cost a millisecond or so.
+/// Objectives that one tick evaluates at least: so many cost about a millisecond.
 const AT_ONCE: usize = 100;
 
-/// All of them are looked at within so many ticks. Of a total outage the quickest tier tells after the better part of a
-/// minute.
+/// Ticks within which all objectives are evaluated. In a total outage the fastest tier fires after most of a minute.
 const ROUND: usize = 10;
 
-/// What was found of one objective, and the totals that it was found from.
+/// Result of evaluating one objective, and the totals that it was computed from.
 type ObjectiveCache = (Arc<ObjectiveView>, Vec<Condition>, (u64, u64));
 
-/// What was found of each objective when it was its turn.
+/// Results of the last evaluation of each objective.
 #[derive(Default)]
 pub(super) struct ObjectiveResults {
     known: Vec<ObjectiveCache>,
@@ -253,12 +252,12 @@ pub(super) struct ObjectiveResults {
 }
 
 impl ObjectiveResults {
-    /// Other objectives are promised from now on.
+    /// Forgets all results, because the objectives changed.
     pub(super) fn forget(&mut self) {
         *self = Self::default();
     }
 
-    /// Looks at those whose turn it is, the first time at all.
+    /// Evaluates the objectives whose turn it is; the first time, all of them.
     pub(super) fn look(
         &mut self,
         promises: &[Promise],
@@ -281,13 +280,13 @@ impl ObjectiveResults {
         }
     }
 
-    /// What is shown of each of them.
+    /// Views of all objectives.
     pub(super) fn views(&self) -> Vec<Arc<ObjectiveView>> {
         let views = self.known.iter().map(|(view, ..)| Arc::clone(view));
         views.collect()
     }
 
-    /// What is wrong with them.
+    /// Conditions of all objectives.
     pub(super) fn conditions(&self) -> impl Iterator<Item = &Condition> {
         self.known.iter().flat_map(|(_, found, _)| found)
     }
@@ -449,7 +448,7 @@ fn condition(
     }
 }
 
-/// A number without zeros at its end.
+/// A number without trailing zeros.
 fn number(number: f64) -> String {
     let text = format!("{number:.3}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()

@@ -1,10 +1,10 @@
 //! The bake of a revision that passed its analysis: the time until it is known to be good.
 //!
 //! Invariants:
-//! - a revision that bakes is not known to be good, and its measurements are no baseline until the bake ended well. It may be
-//!   gone back to all the same, see [`crate::core::revision_ledger::choose`];
-//! - time in which Leadsman was away brings no results, and where it was away for most of a bake, that says nothing;
-//! - the next revision ends it, unless it has the same contents.
+//! - a revision in its bake is not known to be good, and its measurements become a baseline only when the bake ends
+//!   well. It may still be the target of a rollback, see [`crate::core::revision_ledger::choose`];
+//! - time in which Leadsman was away brings no results; a bake that it missed for the most part is inconclusive;
+//! - the next revision ends the bake, unless it has the same contents.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,30 +24,30 @@ use crate::core::units::{ClockShift, HasTimes, Revision, Time};
 use crate::http::status::{BakeView, VerdictView};
 use crate::release::{ReleaseEvent, ReleaseState};
 
-/// Seconds of a tick; [`Bake`] looks no closer.
+/// Length of a tick in seconds; [`Bake`] has no finer resolution.
 const TICK_S: f64 = 5.0;
 
-/// Endpoints that are named in a sentence.
+/// Endpoints that a sentence names.
 const MAX_NAMED: usize = 3;
 
-/// The bake that runs.
+/// A running bake.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct RevisionBake {
-    /// The analysis that the revision passed: its endpoints, its workloads, and what is known of its pods.
+    /// The analysis that the revision passed, with its endpoints, workloads and pods.
     pub(super) analysis: RunningAnalysis,
-    /// The revision that was serving before.
+    /// The revision that served before.
     serving: Option<Revision>,
     /// The recording of the analysis.
     recorded: Option<(Revision, Time)>,
     pub(super) began: Time,
     pub(super) bake: Bake,
-    /// The last results of each endpoint.
+    /// Latest results of each endpoint.
     lately: Vec<LatestResults>,
     #[serde(default)]
     trouble: Option<Trouble>,
     #[serde(default)]
     excused: ExcusedProbes,
-    /// What the tick that runs knows of each endpoint.
+    /// Outcome of each endpoint in the current tick.
     #[serde(skip)]
     outcomes: Vec<TickOutcome>,
 }
@@ -55,7 +55,7 @@ pub(super) struct RevisionBake {
 /// The last eight results of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct LatestResults {
-    /// A bit for each, set for a failure; the newest is the lowest.
+    /// One bit per result, set for a failure; the newest is the lowest.
     failures: u8,
     count: u8,
 }
@@ -91,9 +91,9 @@ pub(super) struct BakeOutcome {
     began: Time,
     pub(super) at: Time,
     end: BakeEnd,
-    /// In words.
+    /// The end in words.
     text: String,
-    /// The share of failures of each endpoint at its end.
+    /// Share of failures of each endpoint at the end.
     failing: Vec<f64>,
 }
 
@@ -116,7 +116,7 @@ impl HasTimes for RevisionBake {
 }
 
 impl RevisionBake {
-    /// Whether a state that was read from outside can be worked with. Makes room for results.
+    /// Checks a stored bake and makes room for results. Returns whether it can continue.
     pub(super) fn restore(&mut self) -> bool {
         let endpoints = self.analysis.analysis.endpoints().count();
         self.outcomes = vec![TickOutcome::NotDue; endpoints];
@@ -127,8 +127,8 @@ impl RevisionBake {
             && self.lately.iter().all(|latest| latest.count <= 8)
     }
 
-    /// A result has become known. A probe may have several in a tick: the last that is evidence stands for them, so that
-    /// each is as likely to fail as any other.
+    /// Takes a result. A probe may have several in one tick: the last success or failure stands for them, so that each
+    /// is equally likely to count.
     pub(super) fn hears(
         &mut self,
         probe: &str,
@@ -149,16 +149,16 @@ impl RevisionBake {
         }
     }
 
-    /// When the tick that runs ends.
+    /// End of the current tick.
     fn next_tick(&self) -> Time {
         let ticks = f64::from(self.bake.ticks()) + 1.0;
         let seconds = (ticks * self.bake.tick_s()).min(1e9);
         self.began + Duration::from_secs_f64(seconds)
     }
 
-    /// Ends the ticks that are due. In those that were missed nobody looked. While something is done about the release it
-    /// does not serve at rest, which counts as if no probe had been due. A failure says nothing while something
-    /// fails that its probe needs; that may have begun after the probe was heard.
+    /// Ends the ticks that are due. Missed ticks have no results. Ticks during a rollout or rollback count as if no
+    /// probe had been due, because the release is not idle. A failure does not count while a dependency of the probe
+    /// fails, which may have been noticed after the failure.
     fn tick<'a>(
         &mut self,
         now: Time,
@@ -208,7 +208,7 @@ impl RevisionBake {
         self.bake.tick(&outcomes, &pods, normal);
     }
 
-    /// Which endpoints fail, the worst first.
+    /// Failing endpoints, the worst first.
     fn failing(&self) -> Vec<String> {
         let endpoints = self.analysis.analysis.endpoints().zip(&self.lately);
         let mut failing: Vec<_> = endpoints.filter(|(_, of)| of.failures > 0).collect();
@@ -225,12 +225,12 @@ impl RevisionBake {
 }
 
 impl State {
-    /// When the tick of the bake that runs ends.
+    /// End of the current tick of the bake.
     pub(super) fn next_bake_tick(&self) -> Option<Time> {
         self.bake.as_ref().map(RevisionBake::next_tick)
     }
 
-    /// A bake that was read from outside is gone on with, or dropped. What the revision measures is in doubt then.
+    /// Continues a stored bake, or drops it. If it is dropped, the revision's measurements are in doubt.
     pub(super) fn restore_bake(&mut self) {
         if let Some(bake) = &mut self.bake
             && !bake.restore()
@@ -246,10 +246,9 @@ impl State {
         self.doubtful |= is_passed && is_at_rest && self.bake.is_none();
     }
 
-    /// The next revision has appeared. What the one before measured in its bake is taken as the baseline of those probes of
-    /// which too little is known from the last revision that was known to be good: where a release is deployed several
-    /// times an hour, no bake ever ends, and the last good hour is a day old some time.
-    /// Whether one baked.
+    /// Ends the bake because the next revision appeared. Its measurements become the baseline of probes with too few
+    /// results from the last revision known to be good: where a release is deployed several times an hour no bake ever
+    /// ends, and the last good hour may be a day old. Returns whether there was a bake.
     pub(super) fn end_bake_for_next(&mut self, least: u64, now: Time) -> bool {
         self.baked = None;
         if self.bake.take().is_none() {
@@ -276,7 +275,8 @@ impl State {
 }
 
 impl ReleaseController {
-    /// A revision has passed its analysis. Without a bake it is known to be good at once.
+    /// Starts the bake of a revision that passed its analysis. Without a configured bake it is known to be good at
+    /// once.
     pub(super) fn begin_bake(&mut self, mut analysis: RunningAnalysis) {
         let now = self.now();
         let controller = &self.setup.release.controller;
@@ -399,7 +399,7 @@ impl ReleaseController {
         });
     }
 
-    /// An alarm: a notice, or a rollback where the user lets the bake reject.
+    /// Acts on an alarm: sends a notice, or rejects the revision if the bake may do so.
     async fn bake_has_failed(&mut self, ended: RevisionBake, now: Time) {
         let Some(alarm) = ended.bake.alarm().cloned() else {
             return;
@@ -480,7 +480,7 @@ fn in_words(seconds: f64) -> String {
     humantime::format_duration(whole).to_string()
 }
 
-/// What is shown of the bake that runs, or of the last one.
+/// View of the running bake, or of the last one.
 pub(super) fn view(state: &State) -> Option<BakeView> {
     let Some(running) = &state.bake else {
         let ended = state.baked.as_ref()?;
@@ -515,7 +515,7 @@ pub(super) fn view(state: &State) -> Option<BakeView> {
 }
 
 impl BakeOutcome {
-    /// The share of failures of each endpoint at the end of this revision's bake, if that failed.
+    /// Share of failures of each endpoint at the end of this revision's bake, if the bake failed.
     pub(super) fn failures_of(&self, revision: Revision) -> Option<&[f64]> {
         let failed = self.end == BakeEnd::Alarm && self.revision == revision;
         failed.then_some(&*self.failing)

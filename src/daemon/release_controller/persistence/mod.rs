@@ -1,9 +1,9 @@
-//! Reading the state before a release is guarded, and writing it.
+//! Reads the stored state before a release controller starts, and writes it.
 //!
 //! Invariants:
-//! - nobody guards a release whose state cannot be read at the moment: its ledger, its limit of rollbacks and a rollback
-//!   that runs would be forgotten, and then written over;
-//! - one state is written at a time, and none is waited for once the permit is gone.
+//! - a controller does not start while its state cannot be read: it would forget its ledger, its limit of rollbacks and
+//!   a running rollback, and then overwrite them;
+//! - one write is in progress at a time, and none is waited for after the permit is lost.
 
 use std::time::Duration;
 
@@ -21,19 +21,19 @@ use crate::metrics::ObjectGauges;
 use crate::release::ObservedState;
 use crate::storage::{StoredKind, StoredState};
 
-/// How long the disk may take before a rollback goes on without it.
+/// Maximum wait for the disk before a rollback goes on without it.
 const SAVE_PATIENCE: Duration = Duration::from_secs(3);
 
-/// A state that cannot be read is tried again after this, then after twice as long, and so on.
+/// First wait after a failed read; it doubles with each further one.
 const READ_AGAIN: Duration = Duration::from_millis(500);
 
-/// But not longer: an API server that is back is to be noticed within the runbook's time to detect.
+/// Longest wait between reads: the API server's return must be noticed within the runbook's time to detect.
 const READ_AGAIN_AT_MOST: Duration = Duration::from_secs(15);
 
-/// States that are read at a time: whoever takes over two thousand releases must not be held off for asking too much.
+/// Concurrent reads: a replica that takes over two thousand releases must not run into the API server's limits.
 static READING: Semaphore = Semaphore::const_new(8);
 
-/// A guard at its post: it begins as soon as it knows the state.
+/// A controller that waits for its stored state.
 pub(in crate::daemon) struct Posted {
     pub(super) setup: Startup,
     handed_over: Option<State>,
@@ -65,7 +65,7 @@ impl Posted {
         }
     }
 
-    /// Guards until told to stop; then gives the state, for whoever goes on. `None` when it was never known.
+    /// Runs until `stop` is cancelled; then returns the state for the successor. `None` if the state was never read.
     pub(in crate::daemon) async fn run(mut self, stop: CancellationToken) -> Option<State> {
         let limits = self.setup.release.controller.limits();
         let mut state = match self.handed_over.take() {
@@ -81,7 +81,7 @@ impl Posted {
         Some(Box::pin(ReleaseController::new(self, state).run(stop)).await)
     }
 
-    /// The state, as soon as it is known. `None` when we are to stop, or may not act any more.
+    /// Reads the state until it is known. `None` if `stop` is cancelled or the permit is lost before.
     async fn read(&mut self, stop: &CancellationToken) -> Option<State> {
         let permit = self.setup.permit.clone();
         let mut wait = READ_AGAIN;
@@ -114,7 +114,7 @@ impl Posted {
         }
     }
 
-    /// The state, or why it is not known.
+    /// Reads the state once, or says why it is unknown.
     async fn ask(&self) -> Result<State, String> {
         let release = &self.setup.release;
         let limits = release.controller.limits();
@@ -152,7 +152,7 @@ impl Posted {
         Ok(state)
     }
 
-    /// Nothing is judged meanwhile, and whoever looks is told.
+    /// Publishes that the release is not analyzed yet, and why.
     fn cannot_tell(&self, why: &str) {
         let release = &self.setup.release;
         tracing::warn!(release = %release.name, "It is not guarded yet: {why}");
@@ -179,8 +179,7 @@ impl Posted {
 }
 
 impl ReleaseController {
-    /// Writes the state. A disk that is slow or full is said once, and holds up nothing; neither does it hold us back
-    /// from seeing that we may not act any more.
+    /// Writes the state. A slow or full disk is logged once and blocks nothing; losing the permit ends the wait.
     pub(super) async fn save(&mut self, urgent: bool) {
         let Some(store) = self.setup.store.clone() else {
             return;

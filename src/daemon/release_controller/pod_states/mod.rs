@@ -1,8 +1,8 @@
-//! What new pods are like, as far as it can be held against the revision.
+//! States of new pods that count against the revision.
 //!
-//! A pod counts when the revision changed its workload: its template, or settings that it reads. A pod of another workload
-//! that is made meanwhile, as by an autoscaler or a drained node, fails for another reason. And an old pod excuses only new
-//! pods of the same workload: one that has crashed for months says nothing about its neighbours.
+//! A pod counts if the revision changed its workload: the template, or settings that its pods read. A pod of another
+//! workload, started by an autoscaler or a drained node, fails for another reason. An old pod excuses only new pods of
+//! the same workload: one that has crashed for months says nothing about its neighbours.
 
 use std::collections::BTreeSet;
 
@@ -14,8 +14,8 @@ use crate::core::units::Revision;
 use crate::release::ReleasePod;
 use crate::release::ReleaseState;
 
-/// Trouble of old pods in this watch, by their workloads: a new pod of the same workload that has the same is excused,
-/// also when the old one has gone.
+/// Trouble of old pods during this analysis, by workload. It excuses the same trouble of a new pod of that workload,
+/// also after the old pod is gone.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct OldPodFailures {
     looping: BTreeSet<String>,
@@ -39,7 +39,7 @@ impl OldPodFailures {
     }
 }
 
-/// What the analysis was told of a pod.
+/// What the analysis was told about a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct ReportedPod {
     restarts: u32,
@@ -54,7 +54,7 @@ impl ReportedPod {
         self.restarts > 0 || self.loops || self.stuck.is_some()
     }
 
-    /// What a state told.
+    /// Extracts it from a state.
     pub(super) fn of(state: &PodState) -> Self {
         Self {
             restarts: state.restarts,
@@ -84,7 +84,7 @@ pub(super) fn note_old_pods(
     }
 }
 
-/// States of new pods that are not known yet: of workloads that the revision changed since the one that served before.
+/// New states of new pods, of workloads that the revision changed since the one that served before.
 pub(super) fn pod_states(
     running: &mut RunningAnalysis,
     release_state: &ReleaseState,

@@ -1,8 +1,8 @@
-//! The first sign of trouble of a revision, from which the second of the two clocks of the detection counts.
+//! The first sign of trouble of a revision: the second clock of the time to detect starts with it.
 //!
-//! Signs are failed results through the Service, failed results of new pods, new pods that restarted or cannot start, and
-//! workloads whose pods cannot be created or whose progress deadline is exceeded. Pods and workloads are a sign as long as
-//! they are so. After a quiet time the next sign is a new beginning.
+//! Signs are failed results through the Service, failed results of new pods, new pods that restarted or cannot start,
+//! and workloads whose pods cannot be created or whose progress deadline is exceeded. The state of pods and workloads
+//! is a sign for as long as it lasts. After a quiet time the next sign starts the clock anew.
 
 use std::time::Duration;
 
@@ -14,22 +14,22 @@ use crate::core::analysis::{PodSide, TickOutcome};
 use crate::core::recording::RecordedTick;
 use crate::core::units::{ClockShift, HasTimes, Time};
 
-/// A sign after this time without one is a new beginning, in seconds.
+/// Seconds without a sign after which the next one starts the clock anew.
 const QUIET: f64 = 30.0;
 
-/// In a bake, probes are asked at their own interval, and what it looks for is rare.
+/// The same during a bake, where probes run at their own interval and failures are rare.
 const QUIET_IN_BAKE: Duration = Duration::from_secs(600);
 
 /// Trouble that lasts, or did lately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Trouble {
     pub(super) since: Time,
-    /// Its last sign.
+    /// The last sign.
     last: Time,
 }
 
 impl Trouble {
-    /// Takes a sign of a bake.
+    /// Takes a sign during a bake.
     pub(super) fn signs(known: &mut Option<Self>, now: Time) {
         match known {
             Some(trouble) if now.since(trouble.last) <= QUIET_IN_BAKE => trouble.last = now,
@@ -51,13 +51,13 @@ impl HasTimes for Trouble {
 }
 
 impl RunningAnalysis {
-    /// Whether pods or workloads are in trouble at the moment.
+    /// Whether pods or workloads are in trouble now.
     pub(super) fn has_troubled_pods(&self) -> bool {
         self.reported_pods.values().any(|pod| pod.is_in_trouble())
             || self.told.iter().any(ReportedWorkload::is_in_trouble)
     }
 
-    /// Takes the signs of this tick. Whether trouble begins with it.
+    /// Takes the signs of this tick. Returns whether trouble begins with it.
     pub(super) fn trouble_begins(&mut self, outcomes: &[TickOutcome], tick: &RecordedTick) -> bool {
         let is_new = |number: u32| {
             let mut pods = self.pods.iter();

@@ -1,4 +1,4 @@
-//! What is known of a guarded release: all of it survives a restart.
+//! Everything a release controller remembers; all of it survives a restart.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -22,70 +22,70 @@ use crate::core::units::{ClockShift, HasTimes, Revision, Time};
 use crate::http::status::VerdictView;
 use crate::release::{MAX_RUN_IMAGES, ReleasePod, RunImage, WorkloadState};
 
-/// Entries of the log of events that are kept.
+/// Log entries that are kept.
 pub(super) const MAX_ENTRIES: usize = 100;
 
-/// Workloads that are remembered; those beyond are taken for new.
+/// Workloads that are remembered; further ones count as new.
 pub(super) const MAX_WORKLOADS: usize = 500;
 
-/// Kept rollouts that are learned from.
+/// Passed rollouts that later ones learn from.
 pub(super) const MAX_TAUGHT: usize = 5;
 
-/// Points of the chart of e-values.
+/// Points in the chart of e-values.
 const MAX_TRACE: usize = 300;
 
-/// Looks at pods in steady state that count: three good ones of the last five.
+/// Probes of pods of an idle release that count: three successes of the last five.
 const LOOKS: usize = 5;
 const GOOD_LOOKS: usize = 3;
 
-/// The state of one guarded release.
+/// State of one release controller.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(in crate::daemon) struct State {
     pub(super) rollout: Rollout,
     pub(super) ledger: RevisionLedger,
-    /// By the probe's name.
+    /// By probe name.
     pub(super) probes: BTreeMap<Box<str>, ProbeHistory>,
-    /// The newest revision with the status `deployed` that was seen.
+    /// The newest revision that was seen with the status `deployed`.
     pub(super) deployed: Option<Revision>,
-    /// The revision that serves is in doubt: what it measures is no baseline until it has served well for long enough.
+    /// The revision that serves is in doubt: its measurements are no baseline until its bake time has passed.
     pub(super) doubtful: bool,
     #[serde(alias = "watching", deserialize_with = "if_readable")]
     pub(super) running: Option<RunningAnalysis>,
-    /// The revision at hand, and when its watch began: the recording that is written.
+    /// The current revision and the start of its analysis: the recording that is being written.
     pub(super) recorded: Option<(Revision, Time)>,
-    /// The watch that rejected, for the verification.
+    /// The analysis that rejected the revision, for the verification.
     #[serde(alias = "convicted", deserialize_with = "if_readable")]
     pub(super) rejected: Option<Analysis>,
     #[serde(skip)]
     pub(super) verifying: Option<RunningVerification>,
     pub(super) verdict: Option<VerdictView>,
     pub(super) entries: VecDeque<LogEntry>,
-    /// Alerts of Alertmanager that fire, whether a revision is watched or not.
+    /// Firing alerts of Alertmanager, also without an analysis.
     #[serde(default)]
     pub(super) told: Vec<ReportedAlert>,
-    /// The workloads of the newest revision when it was last at rest.
+    /// The workloads of the newest revision when the release was last idle.
     #[serde(default)]
     pub(super) workloads: Vec<WorkloadState>,
-    /// The same of the last revision that was not in doubt: what a rollout is measured by.
+    /// The same of the last revision that was not in doubt: rollouts are compared with it.
     #[serde(default)]
     pub(super) workloads_before: Vec<WorkloadState>,
-    /// What told the workloads' templates from others while the newest revision was the one that is known.
+    /// Identifiers of the workloads' templates of the newest known revision.
     #[serde(default)]
     pub(super) templates: WorkloadTemplates,
-    /// The probes that failed when the contents under analysis first appeared, and the revision that brought them. A new
-    /// analysis of the same contents must not excuse what they broke themselves.
+    /// The probes that failed when the contents under analysis first appeared, and the revision that brought them. A
+    /// new analysis of the same contents must not excuse what they broke themselves.
     #[serde(default)]
     pub(super) failing_before: Option<(Revision, Vec<Box<str>>)>,
-    /// Before that there was no such release: users' requests count since then.
+    /// When the release was first installed, if that was seen: users' requests count from then on.
     #[serde(default)]
     pub(super) counts_since: Option<Time>,
-    /// Grows with each start, so that what is written by a later one can be told from what an earlier one wrote.
+    /// Fencing token: grows with each start, so that later writes can be told from earlier ones.
     #[serde(default)]
     pub(super) fence: u64,
-    /// What the last kept rollouts taught, the newest at the end.
+    /// What the last passed rollouts taught, the newest at the end.
     #[serde(default)]
     pub(super) taught: VecDeque<RolloutLessons>,
-    /// What pods of the last revisions were seen to run.
+    /// Images that pods of the last revisions ran.
     #[serde(default)]
     pub(super) images: Vec<RunImage>,
     /// The bake of the newest revision.
@@ -94,12 +94,12 @@ pub(in crate::daemon) struct State {
     /// How the last bake ended, until the next revision.
     #[serde(default, deserialize_with = "if_readable")]
     pub(super) baked: Option<BakeOutcome>,
-    /// Of the analysis that runs, or of the last one.
+    /// Latencies of the running analysis, or of the last one.
     #[serde(default, deserialize_with = "if_readable")]
     pub(super) latencies: Option<AnalysisLatencies>,
 }
 
-/// A bake that cannot be read is dropped.
+/// Drops a bake that cannot be read.
 fn bake_if_readable<'de, D>(reader: D) -> Result<Option<RevisionBake>, D::Error>
 where
     D: serde::Deserializer<'de>,
@@ -113,7 +113,7 @@ where
         .unwrap_or_default())
 }
 
-/// The watch of another version of the rule cannot be gone on with: it is begun anew, and all else is kept.
+/// Drops an analysis of another version of the rule, so that it starts anew; everything else is kept.
 fn if_readable<'de, D, T>(reader: D) -> Result<Option<T>, D::Error>
 where
     D: serde::Deserializer<'de>,
@@ -123,20 +123,20 @@ where
     Ok(value.and_then(|value| serde_json::from_value(value).ok()))
 }
 
-/// What is known of one probe.
+/// Memory of one probe.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct ProbeHistory {
     pub(super) baseline: Baseline,
-    /// The same of the revision at hand, which becomes the baseline when it is found good.
+    /// Measurements of the current revision; they become the baseline when it is known to be good.
     pub(super) candidate: Baseline,
-    /// Whether pods answered well that were asked directly while the Service did.
+    /// Whether pods that were probed directly answered well while the Service did.
     pub(super) looks: VecDeque<bool>,
-    /// Whether the Service last answered well.
+    /// Whether the last result through the Service was a success.
     pub(super) well: bool,
 }
 
 impl ProbeHistory {
-    /// What the revision at hand measured becomes the baseline.
+    /// Makes the measurements of the current revision the baseline.
     pub(super) fn adopt(&mut self) {
         self.baseline = std::mem::take(&mut self.candidate);
     }
@@ -148,49 +148,49 @@ impl ProbeHistory {
         self.looks.push_back(good);
     }
 
-    /// Whether pods can be asked directly at all: a network policy may keep us out.
+    /// Whether pods can be probed directly at all: a network policy may forbid it.
     pub(super) fn can_ask_pods(&self) -> bool {
         self.looks.iter().filter(|good| **good).count() >= GOOD_LOOKS
     }
 
-    /// Whether enough looks were taken, so that the next may wait longer.
+    /// Whether enough pods were probed, so that the next probe may wait longer.
     pub(super) fn has_looked(&self) -> bool {
         self.looks.len() >= LOOKS
     }
 }
 
-/// A watch that runs.
+/// A running analysis.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct RunningAnalysis {
     pub(super) revision: Revision,
-    /// The first of the revisions with the same contents that are judged as one; `None` where it is alone.
+    /// The first of the revisions with the same contents that are analyzed as one; `None` if there is only one.
     #[serde(default)]
     pub(super) first: Option<Revision>,
     pub(super) began: Time,
     #[serde(alias = "watch")]
     pub(super) analysis: Analysis,
-    /// Pods that were asked, and their numbers.
+    /// Pods that were probed, and their numbers.
     pub(super) pods: Vec<recording::RecordedPod>,
-    /// Which endpoints are asked of pods directly.
+    /// Endpoints that are probed on pods directly.
     pub(super) direct: Vec<bool>,
     /// Failures by endpoint and reason.
     pub(super) failing: Vec<BTreeMap<Box<str>, u32>>,
     /// The tick of the last sign of trouble.
     pub(super) last_bad: Option<u32>,
-    /// States of pods that were told to the watch.
+    /// Pod states that were passed to the analysis.
     #[serde(default)]
     #[serde(alias = "told_pods")]
     pub(super) reported_pods: BTreeMap<Box<str>, ReportedPod>,
-    /// What the watch was told of the workloads, in their order.
+    /// Workload events that were passed to the analysis, in the workloads' order.
     #[serde(default)]
     pub(super) told: Vec<ReportedWorkload>,
-    /// The last result that was asked for at the interval of the analysis, for the answers of rate limits.
+    /// When the last probe at the interval of the analysis may still affect a rate limit.
     #[serde(default)]
     pub(super) hurried_until: Option<Time>,
-    /// What old pods have shown since the revision appeared.
+    /// Failures of old pods since the revision appeared.
     #[serde(default)]
     pub(super) old: OldPodFailures,
-    /// Alerts of Alertmanager that began since the revision appeared, and fire.
+    /// Firing alerts of Alertmanager that began since the revision appeared.
     #[serde(default)]
     pub(super) alerts: Vec<FiringAlert>,
     /// Seconds and e-value; thinned out when it grows too long.
@@ -199,13 +199,14 @@ pub(super) struct RunningAnalysis {
     /// Whether its rollout has been complete.
     #[serde(default)]
     pub(super) was_complete: bool,
-    /// What was last told to the watch of that.
+    /// Whether the rollout is complete, as last passed to the analysis.
     #[serde(default)]
     pub(super) rolled_out: Option<bool>,
-    /// Marks that wait for their tick.
+    /// Outcomes that wait for their tick.
     #[serde(skip)]
     pub(super) tick_buffer: TickBuffer,
-    /// The newest result of each dependency since the last tick, in the watch's order; unknown where there is none.
+    /// The newest outcome of each dependency since the last tick, in the order of the analysis; unknown without a
+    /// result.
     #[serde(skip)]
     pub(super) needed: Vec<TickOutcome>,
     #[serde(skip)]
@@ -213,27 +214,27 @@ pub(super) struct RunningAnalysis {
 }
 
 impl RunningAnalysis {
-    /// Whether a pod is of what is judged: older ones of the same contents are.
+    /// Whether a pod belongs to the revision under analysis, or to an earlier one with the same contents.
     pub(super) fn is_own(&self, pod: &ReleasePod) -> bool {
         let first = self.first.unwrap_or(self.revision);
         (first..=self.revision).contains(&pod.revision)
     }
 
-    /// Whether a pod runs what is judged: of its own, in a workload that the revision changed and that has it by now.
+    /// Whether a pod runs what is analyzed: it belongs to the revision, and its workload has changed and rolled out.
     pub(super) fn is_new(&self, pod: &ReleasePod) -> bool {
         let mut told = self.told.iter();
         let told = told.find(|told| told.is_of(pod));
         self.is_own(pod) && told.is_none_or(ReportedWorkload::makes_new_pods)
     }
 
-    /// Whether a pod may read settings that the revision changed, although it ran before.
+    /// Whether a pod from before may read settings that the revision changed.
     pub(super) fn is_unclear(&self, pod: &ReleasePod) -> bool {
         let mut told = self.told.iter();
         let told = told.find(|told| told.is_of(pod));
         told.is_some_and(ReportedWorkload::reads_changed_settings) && !self.is_own(pod)
     }
 
-    /// Whether a pod is of what was there before.
+    /// Whether a pod belongs to what served before.
     pub(super) fn is_older(&self, pod: &ReleasePod) -> bool {
         pod.revision < self.first.unwrap_or(self.revision)
     }
@@ -255,7 +256,7 @@ impl RunningAnalysis {
         self.failing.len()
     }
 
-    /// Which results failed, by probe and reason.
+    /// Failures by probe and reason.
     pub(super) fn failing(&self) -> Vec<String> {
         self.analysis
             .endpoints()
@@ -270,21 +271,21 @@ impl RunningAnalysis {
     }
 }
 
-/// A verification that runs.
+/// A running verification.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct RunningVerification {
     pub(super) began: Time,
     pub(super) verification: Verification,
     pub(super) tick_buffer: TickBuffer,
-    /// Of its ticks.
+    /// Length of a tick.
     pub(super) interval: Duration,
-    /// Whether a rate limit answers, so that probes are asked at their own interval.
+    /// Whether a rate limit answers, so that probes run at their own interval.
     pub(super) is_limited: bool,
     pub(super) excused: ExcusedProbes,
 }
 
 impl RunningVerification {
-    /// A result has become known. A failure says nothing while something fails that its probe needs.
+    /// Takes a result. A failure does not count while a dependency of the probe fails.
     pub(super) fn hears(
         &mut self,
         probe: &str,
@@ -306,7 +307,7 @@ impl RunningVerification {
         }
     }
 
-    /// Ends a tick. What a probe needs may have begun to fail after the probe was heard.
+    /// Ends a tick. A dependency may have started to fail after the probe's result.
     pub(super) fn tick<'a>(
         &mut self,
         is_unknown: bool,
@@ -358,7 +359,7 @@ impl State {
         }
     }
 
-    /// Brings a state that was read from outside within its bounds, or says why it cannot be used.
+    /// Checks the bounds of a stored state, or says why it cannot be used.
     pub(super) fn bounded(mut self) -> Result<Self, &'static str> {
         let watches = self
             .running
@@ -402,7 +403,7 @@ impl State {
         Ok(self)
     }
 
-    /// When the tick that runs ends.
+    /// End of the current tick.
     pub(super) fn next_tick(&self) -> Option<Time> {
         if let Some(running) = &self.running {
             // What was found waits until it can be acted on, and nothing more is looked for.
@@ -416,7 +417,7 @@ impl State {
         Some(verifying.began + verifying.interval * (verifying.verification.ticks() + 1))
     }
 
-    /// A probe fails for something that it needs: that is no baseline, but says how it is now.
+    /// Notes a failure that a dependency explains: it does not count for the baseline, but for the current state.
     pub(super) fn fails(&mut self, probe: &str) {
         if let Some(known) = self.probes.get_mut(probe) {
             known.baseline.follow(TickOutcome::Failure);
@@ -424,7 +425,7 @@ impl State {
         }
     }
 
-    /// Counts a result, wherever it belongs.
+    /// Counts a result in the baseline or the current revision.
     pub(super) fn add_result(
         &mut self,
         probe: &str,
@@ -475,7 +476,7 @@ impl State {
         }
     }
 
-    /// What the revision at hand measured becomes the baseline.
+    /// Makes the measurements of the current revision the baseline of all probes.
     pub(super) fn adopt_candidates(&mut self) {
         for known in self.probes.values_mut() {
             known.adopt();
@@ -483,8 +484,8 @@ impl State {
         self.doubtful = false;
     }
 
-    /// The rollout of the newest revision is complete after its analysis: what was measured meanwhile is not its own, and
-    /// the verdict no longer says what is missing.
+    /// The rollout is complete after its analysis: measurements from in between are not the revision's, and the verdict
+    /// no longer says what is missing.
     pub(super) fn completes_late(&mut self) {
         self.drop_candidates();
         let newest = self.rollout.newest().map(|newest| newest.0);

@@ -1,4 +1,4 @@
-//! The latencies of an analysis, as they are shown: at most 24 columns for each distribution.
+//! View of an analysis' latencies: at most 24 columns for each distribution.
 
 use crate::core::recording::{Distribution, EndpointLatencies, LatencyGroup, lower_us};
 use crate::core::window::Quantile;
@@ -8,7 +8,7 @@ use crate::http::status::{DistributionView, LatenciesView, ProbeLatenciesView};
 /// Columns of a distribution: what a small chart can show.
 const MAX_COLUMNS: usize = 24;
 
-/// `None` before the first analysis, and where there is nothing to compare.
+/// `None` before the first analysis, and if there is nothing to compare.
 pub(super) fn view(state: &State) -> Option<LatenciesView> {
     let latencies = state.latencies.as_ref()?;
     let probes: Vec<_> = latencies.endpoints.iter().filter_map(probe).collect();
@@ -19,7 +19,7 @@ pub(super) fn view(state: &State) -> Option<LatenciesView> {
     })
 }
 
-/// `None` where fewer than two of its distributions have answers.
+/// `None` if fewer than two of its distributions have answers.
 fn probe(endpoint: &EndpointLatencies) -> Option<ProbeLatenciesView> {
     let groups: Vec<_> = endpoint
         .groups()
@@ -72,7 +72,7 @@ fn shown(group: LatencyGroup, all: &Distribution, columns: &[(u8, u8)]) -> Distr
     }
 }
 
-/// To the microsecond: more digits would only be longer.
+/// Seconds, rounded to the microsecond.
 fn seconds(us: f64) -> f64 {
     us.round() / 1e6
 }
@@ -86,7 +86,7 @@ mod tests {
     use crate::core::units::Revision;
     use crate::daemon::release_controller::state::tests::state;
 
-    /// An analysis of one probe that took 5 ms before, and now takes what is given.
+    /// An analysis of one probe that took 5 ms before, and takes this long now.
     fn analysis(took_us: &[u32]) -> AnalysisLatencies {
         let before = [vec![(bucket(5000), 3000)]];
         let mut latencies = AnalysisLatencies::new(Revision(4), &["api".into()], &before);

@@ -1,4 +1,4 @@
-//! What is shown of a guarded release.
+//! Builds the view of a release for the API, the page and alerting.
 
 mod latencies;
 
@@ -16,7 +16,7 @@ use super::alert_evidence::others;
 use super::bake;
 use super::state::{ProbeHistory, RunningAnalysis, State};
 
-/// Entries and revisions that are shown.
+/// Log entries and revisions that are shown.
 const MAX_SHOWN: usize = 50;
 
 pub(super) fn of(
@@ -222,7 +222,7 @@ fn analysis(running: &RunningAnalysis) -> AnalysisView {
     }
 }
 
-/// What does not count, and why: endpoints, then results of those that do.
+/// What is excluded and why: endpoints first, then results of the others.
 fn not_judged(analysis: &Analysis) -> Vec<String> {
     let endpoints = analysis
         .excluded()
@@ -235,7 +235,7 @@ fn not_judged(analysis: &Analysis) -> Vec<String> {
     endpoints.chain(analysis.excuses()).chain(results).collect()
 }
 
-/// The verdict of a watch that ends; `None` when a newer revision ended it.
+/// The verdict of an analysis that ends; `None` if a newer revision ended it.
 pub(super) fn verdict(running: &RunningAnalysis, now: Time) -> Option<VerdictView> {
     let analysis = &running.analysis;
     let conclusion = analysis.conclude();

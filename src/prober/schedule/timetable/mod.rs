@@ -19,10 +19,10 @@ use std::time::Duration;
 
 use crate::core::units::{Moment, ProbeId};
 
-/// The first slot after an addition comes at the latest after so long, however long the interval.
+/// Maximum wait for the first slot after an addition, however long the interval.
 pub const FIRST_WITHIN: Duration = Duration::from_secs(1);
 
-/// A slot that is so late is missed: its result would say more about us than about the target.
+/// A slot that is later than this is missed: its result would say more about us than about the target.
 pub const TOO_LATE: Duration = Duration::from_secs(1);
 
 /// Guards the arithmetic; the configuration does not allow anything near it.
@@ -35,7 +35,7 @@ pub struct ScheduledSlot<T> {
     pub key: ProbeId,
     /// From one due time to the next; below 1 ms counts as 1 ms.
     pub interval: Duration,
-    /// What the start is told.
+    /// Passed to the start.
     pub payload: T,
 }
 
@@ -119,8 +119,7 @@ impl<T> Timetable<T> {
             .collect();
     }
 
-    /// Lets the next slot be due at `now` already, so that whoever starts need not wait for a first answer; its second is
-    /// on the grid.
+    /// Makes the next slot due at `now`, so that a command need not wait for a first answer; the second is on the grid.
     pub fn begin(&mut self, now: Moment) {
         if let Some(mut top) = self.heap.peek_mut() {
             let Reverse((due, index)) = &mut *top;

@@ -1,4 +1,4 @@
-//! Data that hangs on what a rollback deletes or makes smaller.
+//! Data that a rollback would lose, because it deletes an object or makes it smaller.
 
 use serde_json::Value;
 
@@ -15,8 +15,7 @@ const PRECIOUS: [&str; 5] = [
     "StorageClass",
 ];
 
-/// Groups of operators whose resources only say how something is to be done, and own no data: routes, certificates,
-/// scaling, policies.
+/// Groups of operators whose resources describe behaviour and own no data: routes, certificates, scaling, policies.
 const HARMLESS_GROUPS: [&str; 15] = [
     "acme.cert-manager.io",
     "autoscaling.k8s.io",
@@ -35,7 +34,7 @@ const HARMLESS_GROUPS: [&str; 15] = [
     "traefik.io",
 ];
 
-/// Kinds of that sort in groups that have others, as an Argo CD `Application`, which may delete all that it deployed.
+/// Such kinds in groups that have others as well: an Argo CD `Application` may delete everything that it deployed.
 const HARMLESS_KINDS: [(&str, &[&str]); 4] = [
     (
         "argoproj.io",
@@ -78,10 +77,10 @@ const HARMLESS_KINDS: [(&str, &[&str]); 4] = [
     ),
 ];
 
-/// The same by the end of the group, as `networking.istio.io`.
+/// The same by the end of the group's name.
 const HARMLESS_ENDINGS: [&str; 3] = [".istio.io", ".linkerd.io", ".gatekeeper.sh"];
 
-/// Why data would be lost with an object that is deleted, in words that name it; `None` where none hangs on it.
+/// Why deleting an object loses data, in words that name it; `None` if it does not.
 pub(super) fn goes_with(object: &ManifestObject) -> Option<String> {
     let named = format!("{} {}", object.kind, object.name);
     let group = rbac::split(&object.api_version).map_or("", |(group, _)| group);
@@ -101,7 +100,7 @@ pub(super) fn goes_with(object: &ManifestObject) -> Option<String> {
     (!is_harmless).then(|| format!("{named} ({group}), whose operator may delete data with it"))
 }
 
-/// Why data would be lost where a StatefulSet gets fewer pods, in words; `None` where none is.
+/// Why fewer pods of a StatefulSet lose data, in words; `None` if they do not.
 pub(super) fn goes_with_pods(old: &ManifestObject, new: &ManifestObject) -> Option<String> {
     let pods = |object: &ManifestObject| {
         let replicas = object.body.pointer("/spec/replicas");
@@ -118,7 +117,7 @@ pub(super) fn goes_with_pods(old: &ManifestObject, new: &ManifestObject) -> Opti
     })
 }
 
-/// Whether the claims of a StatefulSet go with its pods when it gets fewer of them.
+/// Whether a StatefulSet deletes its claims when it gets fewer pods.
 pub(in crate::release::cluster) fn loses_claims(object: &ManifestObject) -> bool {
     has_claims(object) && policy(object, "whenScaled")
 }

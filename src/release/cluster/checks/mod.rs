@@ -1,4 +1,4 @@
-//! What speaks against a rollback, as far as the two records tell. Pure.
+//! Preflight checks that need only the two records. Pure.
 
 mod data;
 mod rerun;
@@ -17,10 +17,10 @@ use crate::helm::record::HelmRecord;
 
 pub(super) use data::loses_claims;
 
-/// Objects that are named in one text.
+/// Objects that one text names.
 const MAX_NAMED: usize = 5;
 
-/// Fields that the API server does not let anybody change, by kind.
+/// Immutable fields by kind.
 const FIXED: [(&str, &[&str]); 10] = [
     ("Deployment", &["/spec/selector"]),
     ("DaemonSet", &["/spec/selector"]),
@@ -60,37 +60,37 @@ const FIXED: [(&str, &[&str]); 10] = [
     ),
 ];
 
-/// Of these the server fills in nothing where a manifest leaves them out, so that one more or less is a change.
+/// Fields that the server does not default, so one more or less is a change.
 const NOT_FILLED_IN: [&str; 3] = [
     "/spec/volumeClaimTemplates",
     "/spec/serviceName",
     "/parameters",
 ];
 
-/// Fields of a ConfigMap or Secret that says `immutable: true`; that it says so cannot be taken back either.
+/// Immutable fields of a ConfigMap or Secret with `immutable: true`, which cannot be unset either.
 const SEALED: [&str; 4] = ["/immutable", "/data", "/binaryData", "/stringData"];
 
-/// One thing that speaks against it.
+/// A failed preflight check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PreflightFailure {
-    /// A word for a metric.
+    /// A word for metrics.
     pub(super) reason: &'static str,
     pub(super) text: String,
 }
 
-/// What is allowed although it is dangerous.
+/// Dangerous changes that the configuration allows.
 #[derive(Debug, Clone, Default)]
 pub(super) struct CheckPermissions<'a> {
     pub(super) migrations: bool,
     pub(super) gitops_owner: bool,
     pub(super) kinds: &'a [String],
-    /// Patterns of hooks that migrate nothing.
+    /// Patterns of hooks that do not migrate data.
     pub(super) no_migrations: &'a [String],
-    /// Objects of the bad revision that are not in the cluster any more, as a Job after its time: they are made anew.
+    /// Objects of the bad revision that are no longer in the cluster, such as an expired Job; they are created anew.
     pub(super) gone: &'a [ManifestObject],
 }
 
-/// Objects with changed fields that the API server lets nobody change: the same in both revisions where they are gone.
+/// Objects with changed immutable fields. If they are gone from the cluster, both revisions count as the same.
 pub(super) fn with_fixed_changes(
     bad: &HelmRecord,
     target: &HelmRecord,
@@ -107,7 +107,7 @@ pub(super) fn with_fixed_changes(
     old
 }
 
-/// The objects of both revisions, and what speaks against going from one to the other.
+/// The objects of both revisions, and the failed checks of a rollback from one to the other.
 pub(super) fn look(
     bad: &HelmRecord,
     target: &HelmRecord,
@@ -186,8 +186,8 @@ pub(super) fn look(
     (all, failures)
 }
 
-/// Objects that come back: the target has them, and the bad revision has not. None where a manifest cannot be read, which
-/// is an obstacle by itself.
+/// Objects that come back: in the target, but not in the bad revision. Empty if a manifest cannot be read, which is a
+/// failure by itself.
 pub(super) fn returning(
     bad: &HelmRecord,
     target: &HelmRecord,
@@ -203,8 +203,8 @@ pub(super) fn returning(
     new
 }
 
-/// Workloads that read a ConfigMap or Secret which the rollback changes, and that it does not restart, since their own
-/// template is the same in both revisions: what reads it only at its start goes on with the bad contents.
+/// Workloads that read a changed ConfigMap or Secret and are not restarted, because their template is the same in both
+/// revisions: if they read it only at their start, they keep the bad contents.
 pub(super) fn not_restarted(
     bad: &HelmRecord,
     target: &HelmRecord,
@@ -260,7 +260,7 @@ fn denied(bad: &HelmRecord) -> Option<PreflightFailure> {
     (wish == "deny").then(|| denied_by("the chart"))
 }
 
-/// Somebody does not want a rollback, and says so there.
+/// The failure for an object that forbids rollbacks.
 pub(super) fn denied_by(what: &str) -> PreflightFailure {
     PreflightFailure {
         reason: "denied",
@@ -268,8 +268,8 @@ pub(super) fn denied_by(what: &str) -> PreflightFailure {
     }
 }
 
-/// Definitions of the chart's folder `crds`, which Helm neither rolls back nor deletes: code of the target meets those of
-/// the bad revision, where they differ at all.
+/// Definitions in the chart's folder `crds` that differ: Helm neither rolls them back nor deletes them, so code of the
+/// target meets those of the bad revision.
 pub(super) fn other_crds(bad: &HelmRecord, target: &HelmRecord) -> Option<String> {
     let (was, will) = (&bad.crds, &target.crds);
     let names: BTreeSet<&String> = was.keys().chain(will.keys()).collect();
@@ -294,8 +294,7 @@ pub(super) fn other_crds(bad: &HelmRecord, target: &HelmRecord) -> Option<String
     })
 }
 
-/// What the record of a rollback may have more than that of its target, in bytes: a longer description, and when its hooks
-/// ran.
+/// Bytes by which the record of a rollback may exceed that of its target: a longer description, and times of its hooks.
 const GROWS_BY: usize = 2048;
 
 fn too_large(target: &HelmRecord) -> Option<PreflightFailure> {
@@ -310,7 +309,7 @@ fn too_large(target: &HelmRecord) -> Option<PreflightFailure> {
     })
 }
 
-/// Hooks that may have changed data which the old code does not know.
+/// Hooks that may have changed data in a way that the old code does not understand.
 fn migrations(bad: &HelmRecord, ignored: &[String]) -> Option<PreflightFailure> {
     let events = ["pre-upgrade", "post-upgrade", "pre-install", "post-install"];
     let hook = bad.hooks.iter().find(|hook| {
@@ -387,13 +386,13 @@ fn fixed_changes(old: &ManifestObject, new: &ManifestObject) -> Vec<String> {
         .collect()
 }
 
-/// Whether it is a ConfigMap or Secret whose contents nobody may change.
+/// Whether it is an immutable ConfigMap or Secret.
 fn is_sealed(object: &ManifestObject) -> bool {
     ["ConfigMap", "Secret"].contains(&object.kind.as_str())
         && object.body.get("immutable") == Some(&Value::Bool(true))
 }
 
-/// Whether a field says more than when it is left out.
+/// Whether the field differs from an omitted one.
 fn is_any(value: &Value) -> bool {
     match value {
         Value::Null => false,
@@ -411,7 +410,7 @@ pub(super) fn named<'a>(objects: impl Iterator<Item = &'a ManifestObject>) -> St
     listed(&names)
 }
 
-/// The first of them, and how many more there are.
+/// The first names, and how many more there are.
 pub(super) fn listed(names: &[String]) -> String {
     let more = names.len().saturating_sub(MAX_NAMED);
     let shown = names[..names.len() - more].join(", ");

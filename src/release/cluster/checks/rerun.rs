@@ -1,4 +1,4 @@
-//! What runs again, or has run, beside the hooks: plain Jobs, and init containers.
+//! Jobs and init containers, which run again or have run although they are not hooks.
 
 use serde_json::Value;
 
@@ -25,8 +25,8 @@ pub(super) fn fits(pattern: &str, name: &str) -> bool {
     rest.ends_with(last)
 }
 
-/// What may have changed data and is no hook, and what the rollback runs again, in words: people should know of it, and
-/// most of it is harmless.
+/// Jobs and init containers that may have changed data, and those that the rollback runs again, in words. This is only
+/// reported: most of it is harmless.
 pub(in super::super) fn not_hooks(
     bad: &HelmRecord,
     target: &HelmRecord,

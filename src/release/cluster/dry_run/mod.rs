@@ -1,17 +1,17 @@
-//! Whether the API server would take what helm is about to write.
+//! Whether the API server would accept what helm is about to write.
 //!
-//! A policy, a webhook or a quota that came after a revision may refuse its manifest, and helm would learn that half-way.
-//! So each request of the rollback is sent beforehand with `dryRun=All`: it is admitted and checked as the real one, and
-//! nothing is kept of it.
+//! A policy, a webhook or a quota that was added after a revision may reject its manifest, and helm would find out
+//! half-way. So each request of the rollback is first sent with `dryRun=All`: the API server admits and validates it
+//! like the real one, but stores nothing.
 //!
-//! - Helm 3, and Helm 4 where the target was not applied by the server, writes the difference between both manifests and
-//!   what is there. The same difference is made here ([`super::merge`]), so that what is equal everywhere is not sent.
-//! - Helm 4 applies every object of a target that the server applied, also one that does not change.
-//! - Objects that go away are deleted, and hooks of the rollback created.
+//! - Helm 3, and Helm 4 if the target was not applied server-side, writes the difference between both manifests and the
+//!   live object. [`super::merge`] computes the same difference, so unchanged objects are not sent.
+//! - Helm 4 applies every object of a target that was applied server-side, also unchanged ones.
+//! - Removed objects are deleted, and the hooks of the rollback are created.
 //!
-//! Before a rollback all of it is tried; in the minutely look all of it when a plan is new and every ten minutes, and in
-//! between a few in turn, with those that were refused. Policies look at kinds and say so for the next of them, and who
-//! may see that a policy changed is more than Leadsman needs to be.
+//! Before a rollback all requests are tried. The check each minute tries all of them for a new plan and every ten
+//! minutes; in between it tries a few in turn, and those that were refused. That suffices: a policy refuses whole
+//! kinds, so a new one shows soon. Watching the policies themselves would need rights that Leadsman should not have.
 
 mod answer;
 
@@ -42,29 +42,29 @@ use crate::helm::record::HelmRecord;
 use crate::release::RollbackPlan;
 use answer::DryRunAnswer;
 
-/// Requests of one release that are under way at a time.
+/// Concurrent requests for one release.
 const AT_A_TIME: usize = 4;
 
-/// Those of the minutely looks of all releases together; a rollback waits for none of them.
+/// Concurrent requests of the minutely checks of all releases; a rollback does not wait for them.
 static LOOKING: Semaphore = Semaphore::const_new(8);
 
-/// Objects that are tried for one rollback, and their size together, in bytes.
+/// Objects that are tried for one rollback, and their total size in bytes.
 const MAX_TRIED: usize = 500;
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 
-/// How long one request may take: some more than the 10 s that a webhook is given unless it asks for more, so that the
-/// API server names the webhook.
+/// Maximum duration of one request. A webhook has 10 s by default; with some more, the API server still names the
+/// webhook.
 const PATIENCE: Duration = Duration::from_secs(12);
 
-/// How long all of them may take.
+/// Maximum duration of all requests.
 const LONGEST: Duration = Duration::from_secs(20);
 
-/// In the minutely look: objects that are tried in turn, refused ones that are tried again, and when all are.
+/// In the minutely check: objects tried in turn, refused objects tried again, and the interval of a full check.
 const IN_TURN: usize = 4;
 const AGAIN: usize = 4;
 const ALL_EVERY: Duration = Duration::from_secs(600);
 
-/// What helm writes with.
+/// The field manager of helm.
 const MANAGER: &str = "helm";
 
 /// One request of helm.
@@ -76,11 +76,11 @@ struct DryRunStep {
 
 #[derive(Debug, Clone, PartialEq)]
 enum DryRunVerb {
-    /// Made, or changed from what the bad revision says of it.
+    /// Created, or changed from the bad revision's object.
     Written {
         was: Option<Value>,
     },
-    /// Created anew.
+    /// A hook, created anew.
     Hook,
     Deleted,
 }
@@ -88,13 +88,13 @@ enum DryRunVerb {
 /// How helm writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct WriteMethod {
-    /// The server merges, and knows what helm wrote before.
+    /// Server-side apply: the server merges, and knows what helm wrote before.
     applies: bool,
-    /// Also what does not change is written.
+    /// Unchanged objects are written as well.
     writes_all: bool,
 }
 
-/// What came of it.
+/// Result of a dry run of a rollback.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct StepResult {
     /// What was refused.
@@ -105,23 +105,23 @@ pub(super) struct StepResult {
     pub(super) untried: Vec<String>,
 }
 
-/// What came of some steps.
+/// Results of some steps.
 struct DryRunRound {
     tried: StepResult,
-    /// Those that were not taken.
+    /// Steps that were refused.
     refused: BTreeSet<usize>,
-    /// Some were not answered in time.
+    /// Some answers did not come in time.
     is_late: bool,
 }
 
-/// What the minutely look knows from before.
+/// What the minutely check remembers.
 #[derive(Debug)]
 pub(super) struct DryRunCache {
     key: String,
     at: Instant,
-    /// The step whose turn is next.
+    /// The next step in turn.
     next: usize,
-    /// Steps that were not taken.
+    /// Steps that were refused.
     refused: BTreeSet<usize>,
     tried: StepResult,
 }
@@ -133,7 +133,8 @@ impl ClusterEngine {
     /// Tries what a rollback from one record to the other would write.
     ///
     /// # Errors
-    /// When the API server has trouble of its own.
+    ///
+    /// When the API server fails itself.
     pub(super) async fn try_beforehand(
         &self,
         plan: &RollbackPlan,
@@ -282,7 +283,7 @@ impl ClusterEngine {
 }
 
 impl DryRunCache {
-    /// Which steps are tried this time, and which of them were refused before; `None` when all have to be.
+    /// The steps to try this time, and which of them were refused before; `None` if all have to be tried.
     fn few(&mut self, key: &str, steps: usize) -> Option<(Vec<usize>, BTreeSet<usize>)> {
         if self.key != key || self.at.elapsed() >= ALL_EVERY || steps == 0 {
             return None;
@@ -296,7 +297,7 @@ impl DryRunCache {
     }
 }
 
-/// What helm sends, in an order in which those come first that policies ask most of.
+/// The steps, starting with the kinds that policies restrict most.
 fn steps(
     [old, new, hooks]: [Vec<ManifestObject>; 3],
     scope: &ApiScope,
@@ -330,7 +331,7 @@ fn steps(
     steps
 }
 
-/// How many of the steps are tried, and what is said of the others.
+/// How many of the steps are tried, and a remark about the others.
 fn within_bounds(steps: &[DryRunStep]) -> (usize, Option<String>) {
     let mut bytes = 0;
     let fits = |step: &&DryRunStep| {
@@ -348,7 +349,7 @@ fn within_bounds(steps: &[DryRunStep]) -> (usize, Option<String>) {
     (tried, said)
 }
 
-/// An object as helm writes it: no manifest says whose it is.
+/// The object with Helm's ownership labels, which no manifest has.
 fn marked(mut object: ManifestObject, release: &str, namespace: &str) -> ManifestObject {
     let mark = json!({"metadata": {
         "labels": {"app.kubernetes.io/managed-by": "Helm"},
@@ -361,7 +362,7 @@ fn marked(mut object: ManifestObject, release: &str, namespace: &str) -> Manifes
     object
 }
 
-/// Sends what helm would send, to be tried only.
+/// Sends one dry run.
 async fn send(
     client: Client,
     api: &Api<DynamicObject>,
@@ -431,8 +432,8 @@ async fn create(api: &Api<DynamicObject>, object: &ManifestObject) -> Result<(),
         .map(drop)
 }
 
-/// Only of kinds that Kubernetes itself serves: a server of somebody else that does not know of `dryRun` would really
-/// delete. And only what helm deletes.
+/// Tries a deletion. Only for kinds that Kubernetes itself serves: an aggregated API server that ignores `dryRun` would
+/// really delete the object. And only for objects that helm deletes.
 async fn delete(
     client: Client,
     api: &Api<DynamicObject>,
@@ -466,7 +467,7 @@ async fn delete(
         .map(drop)
 }
 
-/// Whether helm knows the kind by itself, and the API server serves it by itself.
+/// Whether helm and the API server both know the kind without an extension.
 fn is_built_in(object: &ManifestObject) -> bool {
     const GROUPS: [&str; 20] = [
         "",

@@ -1,10 +1,10 @@
-//! What an account may do, asked once for a namespace and not for each right of each release.
+//! What an account may do, asked once per namespace instead of per right and release.
 //!
-//! One SelfSubjectRulesReview tells all rules of a namespace, and a right that is in them is granted: an authorizer that
-//! could still deny it does not list rules, and the answer is `incomplete` then. A SelfSubjectAccessReview asks for a single
-//! right where the rules are incomplete or do not have it, and for what lives in no namespace.
+//! A SelfSubjectRulesReview returns all rules of a namespace. A right among them is granted: an authorizer that could
+//! still deny it lists no rules, and then the answer is `incomplete`. A SelfSubjectAccessReview asks for a single right
+//! if the rules are incomplete or lack it, and for objects without a namespace.
 //!
-//! Answers serve for [`KEPT`], for all releases of the namespace. A rollback, and a look after a change, takes none that is
+//! Answers are used for [`KEPT`] by all releases of the namespace. A rollback, and a check after a change, accepts none
 //! older than [`FRESH`].
 
 use std::collections::BTreeMap;
@@ -25,41 +25,41 @@ use super::api::{ApiError, PATIENCE, ask};
 use super::rbac::{RbacRights, RightScope};
 use crate::release::EngineFuture;
 
-/// How long an answer serves while nothing has changed.
+/// How long an answer is used while nothing has changed.
 pub(super) const KEPT: Duration = Duration::from_secs(600);
 
-/// How old an answer may be where something has changed, or is about to be done: one look asks several times.
+/// Maximum age of an answer after a change or before a rollback; one check asks several times.
 pub(super) const FRESH: Duration = Duration::from_secs(5);
 
-/// How long a look that changes nothing waits for another one that asks. An authorizer that hangs takes [`PATIENCE`] of each.
+/// How long a check waits for another one that asks. An authorizer that hangs takes [`PATIENCE`] each time.
 const WAIT: Duration = PATIENCE.saturating_mul(2);
 
-/// How long a rollback waits for them, before it asks by itself.
+/// How long a rollback waits for another check before it asks itself.
 const SHORT_WAIT: Duration = Duration::from_secs(2);
 
-/// Access reviews at a time.
+/// Concurrent access reviews.
 const AT_A_TIME: usize = 8;
 
-/// Namespaces and single rights that are remembered; beyond that all are asked for anew.
+/// Namespaces and single rights that are remembered; beyond that everything is asked anew.
 const MAX_NAMESPACES: usize = 64;
 const MAX_SINGLE: usize = 4096;
 
-/// Rules of one namespace that are kept; an account with more is asked about each right.
+/// Rules that are kept per namespace; an account with more is asked about each right.
 const MAX_RULES: usize = 2000;
 
-/// Who wants to know what an account may do.
+/// Who asks what an account may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asker {
-    /// The minutely look, where nothing has changed.
+    /// The minutely check, without a change.
     Rest,
-    /// A look after a change.
+    /// A check after a change.
     DryRun,
-    /// What is about to be done.
+    /// A rollback.
     Rollback,
 }
 
 impl Asker {
-    /// How old an answer may be.
+    /// Maximum age of an answer.
     const fn oldest(self) -> Duration {
         match self {
             Self::Rest => KEPT,
@@ -75,9 +75,9 @@ impl Asker {
     }
 }
 
-/// Who answers what an account may do.
+/// Asks the API server what an account may do.
 pub(super) trait Reviewer: Clone + Send + Sync + 'static {
-    /// The rules of a namespace; `None` where they do not say everything.
+    /// The rules of a namespace; `None` if they are incomplete.
     fn rules(
         &self,
         namespace: &str,
@@ -94,33 +94,34 @@ pub(super) trait Reviewer: Clone + Send + Sync + 'static {
 /// What is remembered of one account.
 #[derive(Debug, Default)]
 pub(super) struct GrantedRights {
-    /// Held while it is asked, so that the releases of a namespace ask once for all of them. Nobody waits long for it: where
-    /// the authorizer hangs, all of them would in turn, and a rollback behind them.
+    /// Held during a request, so that the releases of a namespace ask once. Waits for it are short: if the authorizer
+    /// hangs, all of them would hang in turn, and a rollback behind them.
     answers: tokio::sync::Mutex<Answers>,
-    /// Answers from before are no longer believed.
+    /// Answers from before this time are no longer used.
     since: Mutex<Option<Instant>>,
 }
 
-/// A single right, and whether it is granted.
+/// A single right and whether it is granted.
 type Review = (RightScope, &'static str, Result<bool, ApiError>);
 
 #[derive(Debug, Default)]
 struct Answers {
-    /// By namespace; `None` where the rules do not say everything.
+    /// By namespace; `None` if the rules are incomplete.
     rules: BTreeMap<String, (Instant, Option<Vec<ResourceRule>>)>,
     single: BTreeMap<(RightScope, &'static str), (Instant, bool)>,
 }
 
 impl GrantedRights {
-    /// Something was forbidden, so rights may have changed: all is asked for anew.
+    /// Drops all answers: a request was forbidden, so rights may have changed.
     pub(super) fn self_check(&self) {
         *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// Those of some rights that the account does not have, in words.
+    /// Missing rights among those needed, in words.
     ///
     /// # Errors
-    /// When the API server does not answer, or is slow to answer others.
+    ///
+    /// When the API server does not answer, or answers others slowly.
     pub(super) async fn missing(
         &self,
         reviewer: &impl Reviewer,
@@ -186,7 +187,7 @@ impl Answers {
         }
     }
 
-    /// Whether the rules of its namespace have a right; they are asked for where they are not known.
+    /// Whether the rules of the namespace grant a right; asks for the rules if they are unknown.
     async fn grants(
         &mut self,
         reviewer: &impl Reviewer,
@@ -212,7 +213,7 @@ impl Answers {
     }
 }
 
-/// Whether a rule grants a right, as the authorizer RBAC reads it.
+/// Whether a rule grants a right, by the logic of RBAC.
 fn has(rule: &ResourceRule, place: &RightScope, verb: &str) -> bool {
     let part = place.plural.split_once('/').map(|(_, part)| part);
     let is_verb = rule.verbs.iter().any(|one| one == "*" || one == verb);

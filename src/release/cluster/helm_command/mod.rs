@@ -1,14 +1,14 @@
-//! The helm command: its version, and a rollback by it.
+//! Runs helm: its version, and a rollback.
 //!
-//! It runs in an environment of its own, since settings and plugins of whoever started us are none of its business, and
-//! in a process group of its own, so that what it starts ends with it. When nobody waits for it any more, as at a stop or
-//! when the release is guarded by other settings from now on, it is killed: whoever comes next would take its record for
-//! one that a killed helm left behind, and start a second one.
+//! Helm runs in an environment of its own, because settings and plugins of the user who started Leadsman must not
+//! affect it, and in a process group of its own, so that its children end with it. When its result is no longer awaited
+//! (at a stop, or when the release gets other settings) it is killed. Otherwise a successor would take its record for
+//! one that a killed helm left behind, and start a second helm.
 //!
-//! Helm's own requests carry no number of whose turn it is: the API server takes them from whoever comes too late as well.
-//! What is in their place is that helm is killed in the moment in which the permit is lost, some seconds before anybody
-//! else can have one, and that the record it makes has a name that can be made only once. Nor has helm credentials: its
-//! requests go through [`super::helm_proxy`], which ends with us.
+//! Helm's requests carry no fencing token, so the API server accepts them from a former leader. Instead, helm is killed
+//! when leadership is lost, some seconds before another replica can become the leader; and the name of the record that
+//! it creates can be created only once. Helm has no credentials: its requests go through [`super::helm_proxy`], which
+//! ends with this process.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,20 +25,20 @@ use crate::helm::error::{self, HelmError};
 use crate::platform::files;
 use crate::platform::permit::Permit;
 
-/// What of helm's output is kept, in bytes; the rest is read and thrown away.
+/// Bytes of helm's output that are kept; the rest is read and dropped.
 const MAX_OUTPUT: usize = 64 * 1024;
 
-/// `helm version` asks nobody, so it is quick.
+/// Maximum duration of `helm version`, which sends no request.
 pub(super) const VERSION_PATIENCE: Duration = Duration::from_secs(10);
 
-/// What helm is told: the limit of each of its steps.
+/// The timeout that helm gets for each of its steps.
 pub(super) const STEP_LIMIT: Duration = Duration::from_secs(110);
 
-/// After that helm is told to end, and some seconds later it is killed.
+/// Helm is asked to end after this time, and killed some seconds later.
 pub(super) const LONGEST: Duration = Duration::from_secs(150);
 pub(super) const LAST_SECONDS: Duration = Duration::from_secs(5);
 
-/// The oldest versions that are relied on.
+/// The oldest supported versions.
 const OLDEST: [(u32, u32); 2] = [(3, 14), (4, 2)];
 
 /// A version of helm.
@@ -51,11 +51,11 @@ pub(super) struct HelmVersion {
 /// How a run of helm ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum HelmRun {
-    /// It says that it worked.
+    /// It reports success.
     Well,
-    /// It says what went wrong.
+    /// It reports an error.
     Failed { class: HelmError, text: String },
-    /// It was killed: by somebody, or by us at the limit.
+    /// It was killed, by somebody or by us at the limit.
     Killed(String),
     /// It could not be started.
     NotStarted(String),
@@ -64,7 +64,8 @@ pub(super) enum HelmRun {
 /// Helm's version.
 ///
 /// # Errors
-/// When there is no helm, or one that is too old; the text says what to do.
+///
+/// When there is no helm, or it is too old; the text says what to do.
 pub(super) async fn version(policy: &RollbackPolicy) -> Result<HelmVersion, String> {
     let mut command = command(policy);
     command.args(["version", "--template", "{{.Version}}"]);
@@ -106,7 +107,7 @@ pub(super) async fn version(policy: &RollbackPolicy) -> Result<HelmVersion, Stri
     Ok(version)
 }
 
-/// As `v3.21.4+g1234567`.
+/// Parses `v3.21.4+g1234567`.
 fn parse(text: &str) -> Option<HelmVersion> {
     let mut numbers = text.trim().strip_prefix('v')?.split('.');
     Some(HelmVersion {
@@ -115,22 +116,22 @@ fn parse(text: &str) -> Option<HelmVersion> {
     })
 }
 
-/// What is rolled back.
+/// What to roll back.
 pub(super) struct HelmRollback<'a> {
     pub(super) namespace: &'a Namespace,
     pub(super) release: &'a ReleaseName,
     pub(super) target: Revision,
     pub(super) driver: HelmDriver,
     pub(super) version: HelmVersion,
-    /// Whether the target was applied by the server.
+    /// Whether the target was applied server-side.
     pub(super) server_side: bool,
-    /// How it reaches the API server: by [`super::helm_proxy`].
+    /// Its way to the API server: [`super::helm_proxy`].
     pub(super) kubeconfig: &'a Path,
-    /// The longest that helm may take; more than [`LONGEST`] it never gets.
+    /// Maximum duration, at most [`LONGEST`].
     pub(super) limit: Duration,
 }
 
-/// Rolls back, once.
+/// Runs one rollback.
 pub(super) async fn rollback(policy: &RollbackPolicy, order: &HelmRollback<'_>) -> HelmRun {
     let limit = order.limit.min(LONGEST);
     let step = limit.min(STEP_LIMIT);
@@ -178,13 +179,15 @@ pub(super) async fn rollback(policy: &RollbackPolicy, order: &HelmRollback<'_>) 
     }
 }
 
-/// Below the scratch directory: what is no place for plugins, and where helm and what it calls keep what they like.
+/// Folders below the scratch directory: an empty one for plugins, and those where helm and its children store what they
+/// like.
 const FOLDERS: [&str; 5] = ["no-plugins", "kube", "cache", "config", "data"];
 
-/// Makes the directory that helm may write to, for our user alone.
+/// Creates the directory that helm may write to, accessible to our user alone.
 ///
 /// # Errors
-/// When it cannot be made, or others could lay something there; in words, with the way out.
+///
+/// When it cannot be created, or others could write there; in words, with the way out.
 pub fn prepare_scratch(scratch: &Path) -> Result<(), String> {
     let folders = FOLDERS.map(|folder| scratch.join(folder));
     std::iter::once(scratch)
@@ -306,7 +309,7 @@ async fn run(
     })
 }
 
-/// The processes of one helm. Dropped before it has ended, it kills them: its future was dropped, so nobody would ever.
+/// The processes of one helm. Dropping it kills them: the future that waited for them is gone.
 struct ProcessGroup(Option<Pid>);
 
 impl ProcessGroup {
@@ -317,7 +320,7 @@ impl ProcessGroup {
         }
     }
 
-    /// Its number may belong to others from now on.
+    /// The group has ended; its number may belong to other processes from now on.
     const fn has_ended(&mut self) {
         self.0 = None;
     }

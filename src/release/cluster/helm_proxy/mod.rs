@@ -1,16 +1,16 @@
-//! The way of helm to the API server, through this process.
+//! Helm's way to the API server, through this process.
 //!
-//! helm gets no credentials. Its kubeconfig names a proxy on this machine, which passes on what a rollback may do and
-//! nothing else: discovery, the release's own namespace, and what the configuration allows beside it. What counts is the
-//! path of a request, so neither the way in which a manifest is written nor a record that is changed in between gets
-//! around it. Requests go out as the account that helm acts as, and only while the permit holds.
+//! Helm gets no credentials. Its kubeconfig names a proxy on this machine, which passes on only what a rollback may do:
+//! discovery, the release's own namespace, and what the configuration adds. The path of each request decides, so
+//! neither a strangely written manifest nor a record that changes in between gets around it. Requests go out as the
+//! account that helm acts as, and only while the permit is held.
 //!
-//! An object in no namespace that is the same in both revisions is left alone: helm reads and patches each object of its
-//! target, changed or not, and is answered here that it is as the target says. So no right is needed for it, and a
-//! record that lies changes nothing.
+//! An object without a namespace that is the same in both revisions is left alone. Helm reads and patches each object
+//! of its target, changed or not; the proxy answers that the object is as the target says. So no right is needed for
+//! it, and a forged record changes nothing.
 //!
-//! One change is not passed on as helm writes it: where an autoscaler or a person has given a workload more pods than the
-//! target says, their number takes the place of helm's ([`super::replicas`]).
+//! One change is rewritten: if an autoscaler or a person gave a workload more pods than the target says, the proxy
+//! keeps their number ([`super::replicas`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -47,19 +47,19 @@ use tokio::net::{TcpListener, TcpStream};
 use super::{RollbackPolicy, api, replicas};
 use crate::platform::permit::Permit;
 
-/// Connections at a time; helm has a handful.
+/// Concurrent connections; helm needs a handful.
 const MAX_CONNECTIONS: usize = 64;
 
-/// The largest body of a request, in bytes; the API server takes 3 MiB.
+/// Maximum request body in bytes; the API server accepts 3 MiB.
 const MAX_BODY: usize = 4 * 1024 * 1024;
 
-/// The longest that one write of helm may take: the API server gives up its own requests after a minute.
+/// Maximum duration of one write of helm: the API server gives up its own requests after a minute.
 const WRITE_LIMIT: Duration = Duration::from_secs(90);
 
-/// A head that does not come within this time, or a connection that idles longer, is closed.
+/// Maximum wait for a request head, and maximum idle time of a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// After a failed accept.
+/// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What helm may reach.
@@ -67,21 +67,21 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct HelmReach {
     /// Namespaces whose objects it may read and change.
     pub(super) namespaces: BTreeSet<String>,
-    /// Groups and plurals of kinds in no namespace that it may read and change.
+    /// Groups and plurals of kinds without a namespace that it may read and change.
     pub(super) cluster_scoped: BTreeSet<(String, String)>,
-    /// Objects that it must not change, by their paths: it is told that they are as its target has them.
+    /// Objects that it must not change, by path: it gets the target's version as the answer.
     pub(super) left_alone: BTreeMap<String, Value>,
-    /// Paths of workloads that keep at least the pods that they have.
+    /// Paths of workloads that keep at least their current pods.
     pub(super) keeps_pods: BTreeSet<String>,
 }
 
-/// What becomes of a request.
+/// What to do with a request.
 #[derive(Debug, PartialEq)]
 enum ProxyDecision<'a> {
     Pass,
-    /// Answered here.
+    /// Answer it here.
     Answer(&'a Value),
-    /// Not allowed, and why.
+    /// Refuse it, and why.
     Refuse(String),
 }
 
@@ -162,19 +162,19 @@ impl HelmReach {
     }
 }
 
-/// A proxy for one run of helm. It serves as long as [`HelmProxy::serve`] is polled.
+/// A proxy for one run of helm. It serves while [`HelmProxy::serve`] is polled.
 pub(super) struct HelmProxy {
     client: Client,
     permit: Permit,
     reach: HelmReach,
     listener: TcpListener,
-    /// What helm shows, so that no other process of this machine gets through.
+    /// The password in helm's kubeconfig, so that no other process of this machine gets through.
     password: String,
     kubeconfig: TemporaryKubeconfig,
     refused: Mutex<Option<String>>,
 }
 
-/// A file that goes away with it.
+/// A file that is deleted with this value.
 struct TemporaryKubeconfig(PathBuf);
 
 impl Drop for TemporaryKubeconfig {
@@ -185,9 +185,10 @@ impl Drop for TemporaryKubeconfig {
 }
 
 impl HelmProxy {
-    /// Listens on this machine, and writes a kubeconfig for helm into the folder that it may write to.
+    /// Listens on this machine, and writes a kubeconfig for helm into the scratch folder.
     ///
     /// # Errors
+    ///
     /// When there is no port, no randomness, or the file cannot be written.
     pub(super) async fn new(
         client: Client,
@@ -240,13 +241,13 @@ impl HelmProxy {
         &self.kubeconfig.0
     }
 
-    /// The first request that was not let through, and why.
+    /// The first request that was refused, and why.
     pub(super) fn refused(&self) -> Option<String> {
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         refused.clone()
     }
 
-    /// Serves helm for ever; dropped, it cuts all connections.
+    /// Serves helm forever; dropping it cuts all connections.
     pub(super) async fn serve(&self) -> Infallible {
         let mut open = FuturesUnordered::new();
         loop {
@@ -303,7 +304,7 @@ impl HelmProxy {
         failure(StatusCode::FORBIDDEN, "Forbidden", why)
     }
 
-    /// The change of a workload with the number of pods that it has at this moment, where helm's is smaller.
+    /// The change with the workload's current number of pods, if helm's is smaller.
     async fn with_its_pods(&self, head: &Parts, change: Bytes) -> Result<Bytes, Response<Body>> {
         let path = head.uri.path();
         if head.method != Method::PATCH || !self.reach.keeps_pods.contains(path) {
@@ -367,13 +368,13 @@ impl HelmProxy {
     }
 }
 
-/// As helm's errors are read, see `HelmError::Transient`.
+/// The answer while the API server is unreachable, in the form that `HelmError::Transient` recognizes.
 fn unable(trouble: &api::ApiError) -> Response<Body> {
     let why = format!("the server is currently unable to handle the request: {trouble}");
     failure(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", &why)
 }
 
-/// The word of a text of [`HelmProxy::refused`] for a metric.
+/// The word for metrics for a text of [`HelmProxy::refused`].
 pub(super) fn reason(refused: &str) -> &'static str {
     let known = ["foreign_namespace", "cluster_scoped", "replicas_lost"];
     let mut known = known.into_iter();
@@ -382,7 +383,7 @@ pub(super) fn reason(refused: &str) -> &'static str {
         .unwrap_or("rights")
 }
 
-/// Without what is only for the next hop, and without an identity: that is added on the way out.
+/// Removes hop-by-hop headers and the identity, which is added on the way out.
 fn without_hops(mut headers: HeaderMap) -> HeaderMap {
     const OF_ONE_HOP: [HeaderName; 9] = [
         AUTHORIZATION,
@@ -408,7 +409,7 @@ fn without_hops(mut headers: HeaderMap) -> HeaderMap {
     headers
 }
 
-/// As the API server says that it does not do something.
+/// A refusal in the form of the API server.
 fn failure(code: StatusCode, reason: &str, message: &str) -> Response<Body> {
     let status = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",

@@ -1,9 +1,9 @@
-//! What is known of one release, from the rows of its namespace and its decoded revisions.
+//! Builds the state of one release from the cached objects of its namespace and its decoded revisions.
 //!
-//! Which revision a pod belongs to is not written on it. A pod is the newest revision's when it is of its workload's
-//! current template and was created after that revision's record; every other pod belongs to the last revision whose
-//! record is older than the pod. So a revision that changes no template has no pods of its own until some are made. A pod
-//! that is as young, of a workload whose current template is not known yet, is left out.
+//! A pod does not say which revision it belongs to. It belongs to the newest one if it has its workload's current
+//! template and was created after that revision's record; otherwise to the last revision whose record is older than the
+//! pod. So a revision without a changed template has no pods of its own until some are created. A new pod whose
+//! workload's current template is unknown is left out.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,22 +20,22 @@ use crate::core::units::{Revision, Time};
 use crate::release::change::WorkloadId;
 use crate::release::{ContainerPort, ReleasePod, ReleaseState};
 
-/// A record that turns `deployed` may be seen before the workloads that were changed with it.
+/// A record with the status `deployed` may be seen before the workloads that were changed with it.
 pub(super) const SETTLES_AFTER: Duration = Duration::from_secs(1);
 
-/// What a release's rows are put together with.
+/// The inputs besides the cached objects.
 pub(super) struct ReleaseStateBuilder<'a> {
     pub(super) release: &'a str,
-    /// By revision: what was read of it.
+    /// What was read of each revision.
     pub(super) known: &'a BTreeMap<Revision, CachedRecord>,
     /// Since when the newest record has had its status.
     pub(super) unchanged_since: Time,
-    /// The revision that a rollback of ours is making, and has not marked yet.
+    /// The revision that our rollback is making, and that has no label yet.
     pub(super) making: Option<Revision>,
     pub(super) now: Time,
 }
 
-/// A stamp of Kubernetes is of whole seconds, and names the beginning of the one in which something happened.
+/// Kubernetes' timestamps have whole seconds, rounded down.
 const STAMP: Duration = Duration::from_millis(999);
 
 /// The stored revisions of a release, ascending.
@@ -46,7 +46,7 @@ pub(super) fn rows<'a>(tables: &'a ObjectCache, release: &str) -> Vec<&'a Record
     rows
 }
 
-/// Status by the label; what Helm does not know is unknown.
+/// The status label; a value that Helm does not know becomes unknown.
 pub(super) fn status_of(row: &RecordSummaryRow) -> RevisionStatus {
     serde_json::from_value(row.status.to_string().into()).unwrap_or(RevisionStatus::Unknown)
 }
@@ -123,7 +123,7 @@ impl ReleaseStateBuilder<'_> {
         }
     }
 
-    /// The pods of the release, those of different workloads in turn, so that whoever takes some takes some of each.
+    /// The pods of the release, alternating between workloads, so that a prefix of the list has pods of each.
     fn pods(
         &self,
         tables: &ObjectCache,
@@ -189,7 +189,7 @@ impl ReleaseStateBuilder<'_> {
         }
     }
 
-    /// The ports of the chart's containers: that of a sidecar which was injected before them is not the app's.
+    /// The ports of the chart's containers, without those of injected sidecars.
     fn own_ports(
         &self,
         row: &PodSummary,
@@ -216,7 +216,7 @@ impl ReleaseStateBuilder<'_> {
         self.known.get(&revision)?.read.as_ref().ok()
     }
 
-    /// The newest revision that can be read: one that cannot be must not hide the pods.
+    /// The newest readable revision: an unreadable one must not hide the pods.
     fn newest_read(&self) -> Option<&super::RecordSummary> {
         let mut all = self.known.values().rev();
         all.find_map(|known| known.read.as_ref().ok())
@@ -259,7 +259,7 @@ impl ReleaseStateBuilder<'_> {
         }
     }
 
-    /// Whether helm has ended its work on the newest revision, and the cluster has had a moment to take it up.
+    /// Whether helm has finished the newest revision, and the cluster has had a moment to react.
     fn is_applied(&self, newest: &RecordSummaryRow) -> bool {
         self.read(newest.revision).is_some()
             && matches!(
@@ -309,7 +309,7 @@ fn revision_of(row: &PodSummary, is_current: bool, rows: &[&RecordSummaryRow]) -
     }
 }
 
-/// What tells a workload's current pods from its others.
+/// What identifies the current pods of a workload.
 pub(super) enum CurrentPods {
     /// UID of the newest ReplicaSet.
     Set(Box<str>),

@@ -1,8 +1,8 @@
-//! Carrying out a rollback, and putting right what it, or an upgrade that it overtook, leaves behind.
+//! Carries out a rollback, and repairs what it, or an upgrade that it overtook, leaves behind.
 //!
-//! Helm's word counts for nothing: after each run the records are read again. What is found there says what comes next,
-//! whether helm was run by us, by one of us that was killed, or not at all; so beginning again after a restart is the
-//! same as going on.
+//! Helm's output is not believed: after each run the records are read again. They decide the next step, whether helm
+//! was run by this process, by one that was killed, or not at all. So starting again after a restart is the same as
+//! continuing.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,28 +30,28 @@ use crate::helm::record::HelmRecord;
 use crate::kubernetes::client::{ApiWriter, WriteError};
 use crate::release::{RollbackError, RollbackPlan, RollbackReport};
 
-/// A rollback that was decided is given up after that: whoever looks then has other means.
+/// Time after which a rollback is given up; by then people act with other means.
 const GIVE_UP: Duration = Duration::from_secs(280);
 
-/// A run of helm that has less time than that is not begun.
+/// A run of helm with less time than this does not start.
 const SHORTEST: Duration = Duration::from_secs(20);
 
-/// Kept free for putting right what a run that is ended at its limit leaves behind.
+/// Time reserved to repair what a run that is ended at its limit leaves behind.
 const RESERVE: Duration = Duration::from_secs(10);
 
-/// Runs of helm for one rollback.
+/// Maximum runs of helm for one rollback.
 const MAX_RUNS: u32 = 3;
 
-/// A helm that one of us started before it was killed may still be at work for so long.
+/// How long a helm may still run after the process that started it was killed.
 const ORPHAN: Duration = Duration::from_secs(10);
 
-/// Waits while the API server is away.
+/// Pause while the API server is away.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// An upgrade that was rolled back and still says after that time that it is pending will not end by itself.
+/// An upgrade that was rolled back and is still pending after this time will not end by itself.
 const LEFT_PENDING: Duration = Duration::from_secs(900);
 
-/// What was found of our rollback in the records.
+/// The state of our rollback, read from the records.
 enum RollbackProgress {
     /// The bad revision is still the newest.
     Nothing,
@@ -59,15 +59,15 @@ enum RollbackProgress {
     Done(RecordSummaryRow),
     /// It is there, and still said to be under way.
     Pending(RecordSummaryRow),
-    /// It is there, and failed.
+    /// Its record exists, and failed.
     Failed(RecordSummaryRow, String),
-    /// Something else is there.
+    /// Another revision is the newest.
     Overtaken(Revision),
-    /// Somebody uninstalls the release.
+    /// The release is being uninstalled.
     Removed(RevisionStatus),
 }
 
-/// Whether somebody is uninstalling a release, or has done so and kept its history.
+/// Whether a release is being uninstalled, or was uninstalled with its history kept.
 pub(super) const fn is_removed(status: RevisionStatus) -> bool {
     matches!(
         status,
@@ -75,7 +75,7 @@ pub(super) const fn is_removed(status: RevisionStatus) -> bool {
     )
 }
 
-/// What was removed on purpose must not come back.
+/// A release that was removed on purpose must not come back.
 pub(super) fn removed(bad: Revision, status: RevisionStatus) -> RollbackError {
     let status = if status == RevisionStatus::Uninstalling {
         "is being uninstalled"
@@ -88,7 +88,8 @@ pub(super) fn removed(bad: Revision, status: RevisionStatus) -> RollbackError {
     )
 }
 
-/// What the record of a rollback says of it. A reason, which a person may have written, gives way to what stands behind it.
+/// The description of the rollback's record. The reason, which a person may have written, is cut if the rest needs the
+/// space.
 fn description(plan: &RollbackPlan, digest: &str) -> String {
     let before = format!(
         "Rollback to {} by Leadsman: revision {}: ",
@@ -105,15 +106,15 @@ fn description(plan: &RollbackPlan, digest: &str) -> String {
     before + &reason + &behind
 }
 
-/// Whether a record is of a rollback to the contents that were planned.
+/// Whether a record is that of a rollback to the planned contents.
 fn goes_back(record: &HelmRecord, plan: &RollbackPlan) -> bool {
     let says_so =
         record.description.starts_with("Rollback ") || record.description.starts_with("Release \"");
     says_so && record.digest() == plan.digest
 }
 
-/// Whether helm may be started once more although it left no record: killed before it wrote anything, or it says that it
-/// worked and the record is not there.
+/// Whether helm may run once more although it left no record: it was killed before it wrote, or it reports success
+/// without a record.
 fn may_begin_again(class: HelmError, said: &str) -> bool {
     class.may_be_tried_again() || said.is_empty() || said.starts_with("helm ")
 }
@@ -252,13 +253,13 @@ impl ClusterEngine {
         }
     }
 
-    /// Whether the same may work in a moment.
+    /// Whether a retry may succeed soon.
     pub(super) fn may_pass(&self, trouble: &ApiError) -> bool {
         let is_refusal = trouble.is(401) || trouble.is(403);
         trouble.may_pass() || (is_refusal && self.cache.is_unsteady())
     }
 
-    /// Runs helm once. What it says went wrong; empty when it says that it worked.
+    /// Runs helm once. Returns its error, with an empty text if it reports success.
     async fn run(
         &self,
         plan: &RollbackPlan,
@@ -338,7 +339,7 @@ impl ClusterEngine {
         Ok(outcome)
     }
 
-    /// What the records say, read now.
+    /// The state of the rollback, by the current records.
     async fn found(
         &self,
         plan: &RollbackPlan,
@@ -388,8 +389,8 @@ impl ClusterEngine {
         })
     }
 
-    /// The last of our own runs that failed, one after the other, since the bad revision: one of us that was killed may
-    /// have come so far. The newest record is none of them.
+    /// The last of our own failed runs after the bad revision, without the newest record. A process that was killed may
+    /// have got that far.
     async fn after_failed_runs(
         &self,
         plan: &RollbackPlan,
@@ -430,7 +431,7 @@ impl ClusterEngine {
         }
     }
 
-    /// A record of a rollback that nobody carries on with must not block upgrades for ever.
+    /// Marks a pending record as failed when no process continues its rollback: it would block all upgrades.
     async fn repair(&self, row: &RecordSummaryRow, why: &str) -> Result<(), ApiError> {
         let change = RecordChange {
             status: Some("failed"),
@@ -445,8 +446,7 @@ impl ClusterEngine {
         Ok(())
     }
 
-    /// Marks a run of ours that failed, so that one of us that comes later steps over it. Without that the next run goes
-    /// on all the same.
+    /// Marks our failed run, so that a later process skips it. If that fails, the next run goes on all the same.
     async fn note_failed(&self, row: &RecordSummaryRow) {
         if row.ours || !self.policy.permit.holds() {
             return;
@@ -461,9 +461,9 @@ impl ClusterEngine {
         }
     }
 
-    /// Puts right what a rollback of ours that was given up left behind, as after an API server that was away for long:
-    /// its record is marked as failed, or as ours where helm came to its end after all. One look is enough as soon as the
-    /// API server answers: helm is not at work any more, and what begins later is somebody else's.
+    /// Repairs what an abandoned rollback left behind, for example after the API server was away for long. Its record
+    /// is marked as failed, or as ours if helm finished after all. One check is enough once the API server answers:
+    /// helm has ended by then, and whatever starts later is not ours.
     pub(super) async fn finish_left(&self) {
         let Some((plan, given_up)) = self.left() else {
             return;
@@ -494,7 +494,7 @@ impl ClusterEngine {
         }
     }
 
-    /// Notes in the record that we made it, and why. Without that the rollback holds all the same.
+    /// Notes in the record that we made it, and why. The rollback is valid without that.
     async fn sign(&self, plan: &RollbackPlan, row: &RecordSummaryRow) {
         let digest: String = plan.digest.0.chars().take(12).collect();
         let change = RecordChange {
@@ -529,7 +529,7 @@ impl ClusterEngine {
         }
     }
 
-    /// What went wrong, and the command with which a person does the same.
+    /// The error, and the command with which a person does the same.
     pub(super) fn with_command(&self, plan: &RollbackPlan, why: &dyn fmt::Display) -> String {
         format!("{why}; by hand: {}", self.by_hand(plan.target))
     }
@@ -540,7 +540,7 @@ impl ClusterEngine {
         revision_ledger::by_hand(self.release.as_str(), namespace, Some(target))
     }
 
-    /// A record by its number, as it is now.
+    /// A record by revision, as it is now.
     pub(super) async fn record(&self, revision: Revision) -> Result<Option<HelmRecord>, ApiError> {
         let object = format!("sh.helm.release.v1.{}.v{revision}", self.release);
         Ok(self
@@ -550,8 +550,8 @@ impl ClusterEngine {
             .and_then(|(_, read)| read.ok()))
     }
 
-    /// The newest record, if a rollback of ours made it and serves, and what is left of it is ours to put right: in the
-    /// mode enforce, or because a person had us roll it back.
+    /// The newest record, if our rollback made it and is deployed, and repairs are ours to do: in the mode enforce, or
+    /// because a person ordered the rollback.
     fn made_by_us<'a>(&self, rows: &'a [RecordSummaryRow]) -> Option<&'a RecordSummaryRow> {
         let newest = rows.last()?;
         let is_ours = newest.ours && status_of(newest) == RevisionStatus::Deployed;
@@ -559,8 +559,8 @@ impl ClusterEngine {
         (is_ours && may).then_some(newest)
     }
 
-    /// Puts right the record of an upgrade that was rolled back while it waited: helm says at its end that it is
-    /// deployed, although the rollback is. Nothing is touched once a revision newer than ours is there.
+    /// Repairs the record of an upgrade that was rolled back while it waited: helm marks it as deployed at its end,
+    /// although the rollback is. Changes nothing once a newer revision than ours exists.
     pub(super) async fn repair_records(&self, rows: &[RecordSummaryRow]) {
         let Some(newest) = self.made_by_us(rows) else {
             return;
@@ -597,8 +597,8 @@ impl ClusterEngine {
         }
     }
 
-    /// Deletes a pod that keeps a StatefulSet from going back: with ordered pods the controller waits for a pod of the
-    /// bad revision to become Ready, which it never does. One at a time, and only after a rollback of ours.
+    /// Deletes a pod that blocks a StatefulSet: with ordered pods the controller waits until the bad pod is Ready,
+    /// which never happens. One at a time, and only after our own rollback.
     pub(super) async fn unblock(
         &self,
         rows: &[RecordSummaryRow],

@@ -1,4 +1,4 @@
-//! What two revisions of a release hold, read from their records.
+//! The objects of two revisions, read from their records.
 
 use super::super::checks::PreflightFailure;
 use super::super::rbac;
@@ -6,18 +6,18 @@ use super::shown;
 use crate::helm::manifest::{self, ManifestObject};
 use crate::helm::record::HelmRecord;
 
-/// The objects that a rollback from one record to another has to do with.
+/// The objects that a rollback from one record to another concerns.
 #[derive(Debug, Default)]
 pub(in super::super) struct Contents {
-    /// Of the revision found bad; helm deletes those that the target does not have.
+    /// Objects of the rejected revision; helm deletes those that the target does not have.
     pub(in super::super) bad: Vec<ManifestObject>,
     pub(in super::super) target: Vec<ManifestObject>,
-    /// Of the hooks that run.
+    /// Objects of the hooks that run.
     pub(in super::super) hooks: Vec<ManifestObject>,
 }
 
 impl Contents {
-    /// Reads them; what cannot be read is left out, and said.
+    /// Reads them; an unreadable part is left out and reported.
     pub(in super::super) fn of(
         bad: &HelmRecord,
         target: &HelmRecord,
@@ -62,7 +62,7 @@ impl Contents {
     }
 }
 
-/// Why a text may mean to helm something else than to us; `None` for what charts render.
+/// Why helm may read a text differently from us; `None` for what charts render.
 pub(super) fn odd(text: &str) -> Option<&'static str> {
     if text
         .replace("\r\n", "\n")

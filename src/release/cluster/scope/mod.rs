@@ -1,9 +1,9 @@
 //! Where the objects of a rollback live: in the release's own namespace, in another one, or in none.
 //!
-//! Who may write Secrets in a namespace can write a record there that names any object of the cluster, and helm would
-//! change it with Leadsman's rights. So only what is in the release's namespace is changed, unless the configuration
-//! names the other namespace or the kind. This file says so before helm is started; while helm runs, its requests pass
-//! [`super::helm_proxy`], which holds however a record is written.
+//! A user who may write Secrets in a namespace can write a record that names any object of the cluster, and helm would
+//! change it with Leadsman's rights. So a rollback changes only objects in the release's namespace, unless the
+//! configuration allows the other namespace or the kind. This file checks that before helm starts. While helm runs, its
+//! requests pass [`super::helm_proxy`], which decides by the request and not by the record.
 
 mod contents;
 
@@ -22,13 +22,13 @@ pub(super) use contents::Contents;
 /// Objects and hooks of two revisions together; a record of 1 MiB has room for some thousands.
 const MAX_OBJECTS: usize = 2000;
 
-/// Kinds that the cluster does not have; after so many no further one is asked for.
+/// Kinds that the cluster does not have; after this many no further one is looked up.
 const MAX_UNKNOWN: usize = 5;
 
-/// Namespaces that are named in one text.
+/// Namespaces that one text names.
 const MAX_NAMED: usize = 5;
 
-/// Groups of Kubernetes itself whose other kinds live in namespaces.
+/// Groups of Kubernetes itself; their kinds that are not listed live in namespaces.
 const BUILT_IN_GROUPS: [&str; 7] = [
     "",
     "apps",
@@ -39,7 +39,7 @@ const BUILT_IN_GROUPS: [&str; 7] = [
     "rbac.authorization.k8s.io",
 ];
 
-/// More of them.
+/// More of these groups.
 const OTHER_BUILT_IN_GROUPS: [&str; 4] = [
     "coordination.k8s.io",
     "discovery.k8s.io",
@@ -47,17 +47,17 @@ const OTHER_BUILT_IN_GROUPS: [&str; 4] = [
     "extensions",
 ];
 
-/// What tells one object from another, as Helm does: the version of its API does not matter, its group does.
+/// Identity of an object, as Helm sees it: the group counts, the version of the API does not.
 pub(super) type ObjectIdentity<'a> = (&'a str, &'a str, Option<&'a str>, &'a str);
 
-/// A kind, as the cluster has it.
+/// A kind of the cluster.
 #[derive(Debug, Clone)]
 struct ApiResourceKind {
     plural: String,
     is_namespaced: bool,
 }
 
-/// Which kinds live in namespaces, as far as a release needs them.
+/// Which kinds are namespaced, for the kinds of one release.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ApiScope {
     own: String,
@@ -75,7 +75,7 @@ enum ObjectPlace<'a> {
 }
 
 impl ApiScope {
-    /// By what is known without a cluster.
+    /// From what is known without a cluster.
     pub(super) fn built_in(own: &str) -> Self {
         Self {
             own: own.to_owned(),
@@ -83,7 +83,7 @@ impl ApiScope {
         }
     }
 
-    /// With kinds in namespaces: version, kind and plural.
+    /// With these namespaced kinds: version, kind and plural.
     #[cfg(test)]
     pub(super) fn for_tests(own: &str, kinds: &[(&str, &str, &str)]) -> Self {
         let mut scope = Self::built_in(own);
@@ -98,7 +98,7 @@ impl ApiScope {
         scope
     }
 
-    /// As the cluster says, of the kinds of these objects.
+    /// Looks up the kinds of these objects in the cluster.
     pub(super) async fn of(
         cache: &NamespaceCache,
         objects: impl Iterator<Item = &ManifestObject> + Send,
@@ -159,8 +159,8 @@ impl ApiScope {
         }
     }
 
-    /// What tells an object from others. Whether it spells out the release's own namespace does not matter, nor which
-    /// one it names when its kind lives in none.
+    /// Identity of an object. It does not matter whether it names the release's own namespace, or which namespace it
+    /// names if its kind has none.
     pub(super) fn identity<'a>(&'a self, object: &'a ManifestObject) -> ObjectIdentity<'a> {
         let namespace = match self.place(object) {
             ObjectPlace::Own => Some(self.own.as_str()),
@@ -184,7 +184,7 @@ impl ApiScope {
         }
     }
 
-    /// Why a rollback may not change an object there, in words; `None` where it may.
+    /// Why a rollback may not change an object there, in words; `None` if it may.
     pub(super) fn warning(
         &self,
         object: &ManifestObject,
@@ -208,8 +208,8 @@ impl ApiScope {
         }
     }
 
-    /// Objects in no namespace that are the same in both revisions, and whose kind is not allowed: the rollback leaves
-    /// them alone, whatever is in the cluster. Each with its path in the API.
+    /// Objects without a namespace that are the same in both revisions, and whose kind is not allowed. The rollback
+    /// leaves them alone, whatever the cluster has. Each with its path in the API.
     pub(super) fn left_alone<'a>(
         &'a self,
         contents: &'a Contents,
@@ -235,13 +235,12 @@ impl ApiScope {
         found
     }
 
-    /// The path of an object that lives in no namespace.
+    /// The path of an object without a namespace.
     fn path(&self, object: &ManifestObject) -> Option<String> {
         self.path_below(object, "")
     }
 
-    /// The path of an object that lives in the release's namespace; `None` for others, and where the cluster does not
-    /// have the kind.
+    /// The path of an object in the release's namespace; `None` for others, and if the cluster does not have the kind.
     pub(super) fn path_in_own(&self, object: &ManifestObject) -> Option<String> {
         let below = format!("namespaces/{}/", self.own);
         (self.place(object) == ObjectPlace::Own).then(|| self.path_below(object, &below))?
@@ -258,7 +257,7 @@ impl ApiScope {
         Some(format!("/{root}/{api_version}/{below}{plural}/{name}"))
     }
 
-    /// Groups and plurals of the kinds in no namespace that a rollback may change.
+    /// Groups and plurals of the kinds without a namespace that a rollback may change.
     pub(super) fn allowed_kinds(&self, may: &RollbackPermissions) -> BTreeSet<(String, String)> {
         let allowed = self.kinds.iter().filter(|((api_version, kind), resource)| {
             let kind = ClusterKind::new(group(api_version), kind);
@@ -285,7 +284,7 @@ impl ApiScope {
         grouped
     }
 
-    /// What a rollback would change, and may not.
+    /// What a rollback would have to change and may not.
     pub(super) fn refusals(
         &self,
         contents: &Contents,
@@ -365,8 +364,8 @@ impl ApiScope {
         })
     }
 
-    /// Objects in no namespace for which the revisions write different ones all the same: Helm takes them for two objects,
-    /// changes the one, and then deletes the other, which is the same.
+    /// Objects without a namespace for which the revisions name different namespaces. Helm takes them for two objects:
+    /// it changes one, and then deletes the other, which is the same.
     fn other_to_helm(&self, contents: &Contents) -> Option<PreflightFailure> {
         let bad = self.grouped(&contents.bad);
         let target = self.grouped(&contents.target);
@@ -386,7 +385,7 @@ impl ApiScope {
     }
 }
 
-/// Whether a kind of Kubernetes itself lives in namespaces; `None` for others.
+/// Whether a kind of Kubernetes itself is namespaced; `None` for other kinds.
 fn built_in(group: &str, kind: &str) -> Option<bool> {
     if ClusterKind::new(group, kind).is_built_in() {
         return Some(false);
@@ -394,7 +393,7 @@ fn built_in(group: &str, kind: &str) -> Option<bool> {
     BUILT_IN_GROUPS.contains(&group).then_some(true)
 }
 
-/// Whether a group is one of Kubernetes itself.
+/// Whether a group belongs to Kubernetes itself.
 pub(super) fn is_of_kubernetes(group: &str) -> bool {
     BUILT_IN_GROUPS.contains(&group)
         || OTHER_BUILT_IN_GROUPS.contains(&group)
@@ -409,13 +408,13 @@ fn group(api_version: &str) -> &str {
     api_version.rsplit_once('/').map_or("", |(group, _)| group)
 }
 
-/// A name out of a record, which may hold anything.
+/// A name from a record, which may contain anything, shortened and escaped.
 pub(super) fn shown(text: &str) -> String {
     let plain = text.chars().filter(|c| !c.is_control());
     plain.take(100).collect()
 }
 
-/// Some objects by kind and name, and how many more there are; `None` where there are none.
+/// Some objects by kind and name, and how many more there are; `None` if there are none.
 fn named<'a>(
     objects: impl Iterator<Item = &'a ManifestObject>,
     place: impl Fn(&ManifestObject) -> String,

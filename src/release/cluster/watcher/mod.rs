@@ -1,10 +1,10 @@
-//! One watch that never ends: everything once, then what changes.
+//! One watch that never ends: the complete list first, then the changes.
 //!
-//! Whether the API server can be heard is known at all times, unlike with a stream that is quiet when it is dead: each
-//! watch is short, and one that cannot be begun, or does not end when it should, is trouble. Bookmarks keep the place,
-//! so beginning again costs nothing but a request. The whole list is read anew where the place cannot be gone on from: it
-//! is too old (410), or too new, as after etcd was restored from a backup; or the API server answered several times and
-//! none of it led further, as with an event that cannot be read.
+//! It always knows whether the API server answers, unlike a stream that is silent when it is dead: each watch is short,
+//! and one that cannot start, or does not end in time, is reported as trouble. Bookmarks keep the position, so a new
+//! watch costs only a request. The complete list is read again if the position cannot be continued: it is too old
+//! (410); it is too new, after etcd was restored from a backup; or several watches made no progress, for example
+//! because of an unreadable event.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,43 +20,43 @@ use serde::de::DeserializeOwned;
 
 use super::api::{ApiError, PATIENCE, ask};
 
-/// A watch lasts so long, then another one begins; so long a hung API server may go unnoticed.
+/// Duration of one watch. A hanging API server may go unnoticed for this long.
 const WATCH: Duration = Duration::from_secs(20);
 
-/// Objects of one page of a list.
+/// Objects per page of a list.
 const PAGE: u32 = 200;
 
 /// Objects of one kind in one namespace that are read; further ones are left out.
 const MAX_OBJECTS: usize = 20_000;
 
-/// Waits between failures: doubled each time, up to the second.
+/// Waits between failures: doubled each time, from the first to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 
-/// Watches that the API server answers and that lead nowhere, one after the other, before the list is read anew.
+/// Consecutive watches without progress before the list is read again.
 const MAX_IN_VAIN: u32 = 3;
 
-/// What a feed tells.
+/// An event of a watch.
 #[derive(Debug)]
 pub(super) enum CacheEvent<T> {
-    /// A whole list begins: what is not told until its end is gone.
+    /// A complete list begins: objects that do not follow before its end are gone.
     Begin,
-    /// It is there, or has changed.
+    /// The object exists, or has changed.
     Is(T),
-    /// It is gone.
+    /// The object is gone.
     Gone(T),
     /// The list is complete.
     End,
-    /// The API server can be heard again.
+    /// The API server answers again.
     Well,
-    /// It cannot be heard, or refuses.
+    /// The API server does not answer, or refuses.
     Fails(ApiError),
 }
 
 type WatchEvents<T> = Pin<Box<dyn Stream<Item = kube::Result<WatchEvent<T>>> + Send>>;
 
-/// What can be listed and watched.
+/// Objects that can be listed and watched.
 pub(super) trait WatchSource: Send + Sync {
-    /// What comes of it.
+    /// The form in which objects arrive.
     type Item: Send;
     fn list(
         &self,
@@ -70,7 +70,7 @@ pub(super) trait WatchSource: Send + Sync {
     fn meta(item: &Self::Item) -> &ObjectMeta;
 }
 
-/// A part of a list.
+/// One page of a list.
 pub(super) struct ListPage<T> {
     items: Vec<T>,
     version: String,
@@ -80,7 +80,7 @@ pub(super) struct ListPage<T> {
 /// Whole objects.
 pub(super) struct WholeObjects<K>(pub(super) Api<K>);
 
-/// Only their metadata: for objects that are large, or hold secrets.
+/// Only their metadata: for objects that are large or hold secrets.
 pub(super) struct MetadataOnly<K>(pub(super) Api<K>);
 
 impl<K> WatchSource for WholeObjects<K>
@@ -141,7 +141,7 @@ where
     }
 }
 
-/// Which of them.
+/// Selects objects by labels and fields.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ObjectSelector {
     pub(super) labels: Option<&'static str>,
@@ -154,13 +154,13 @@ pub(super) const HELM_SECRETS: ObjectSelector = ObjectSelector {
     fields: Some("type=helm.sh/release.v1"),
 };
 
-/// Those in ConfigMaps, which have no type.
+/// The revisions in ConfigMaps, which have no type.
 pub(super) const HELM_CONFIG_MAPS: ObjectSelector = ObjectSelector {
     labels: Some("owner=helm"),
     fields: None,
 };
 
-/// Listens for ever.
+/// Watches forever.
 pub(super) async fn follow<S: WatchSource>(
     source: S,
     selector: ObjectSelector,
@@ -202,7 +202,7 @@ pub(super) async fn follow<S: WatchSource>(
     }
 }
 
-/// Whether the place is one that the API server does not know: not any more, or not yet.
+/// Whether the API server does not know the position: no longer, or not yet.
 fn is_of_another_time(trouble: &ApiError) -> bool {
     trouble.is(410)
         || matches!(trouble, ApiError::Answer { message, .. } if message.contains("Too large resource version"))

@@ -1,27 +1,27 @@
-//! What the API server says of what is tried.
+//! Classifies the API server's answer to a dry run.
 
 use super::StepResult;
 use crate::helm::manifest::ManifestObject;
 use crate::release::cluster::api::ApiError;
 use crate::release::cluster::checks::{self, PreflightFailure};
 
-/// Answers that are told in one text; the other objects are named.
+/// Answers that a text quotes; of further ones only the objects are named.
 const MAX_ANSWERS: usize = 3;
 
-/// What becomes of one request.
+/// Result of one dry run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum DryRunAnswer {
-    /// It would be taken, or it cannot be told.
+    /// Accepted, or impossible to tell.
     Taken,
-    /// We may not write it.
+    /// We have no right to write it.
     NoRight,
-    /// A policy, a webhook or a quota does not let it pass; in their words.
+    /// A policy, a webhook or a quota denies it; with its message.
     Denied(String),
-    /// The API server itself does not take it; in its words.
+    /// The API server itself rejects it; with its message.
     Invalid(String),
-    /// What has to be asked first does not answer; in words.
+    /// A webhook does not answer; in words.
     Away(String),
-    /// What has to be asked first cannot be asked for a try; in words.
+    /// A webhook does not support dry runs; in words.
     NoTry(String),
 }
 
@@ -35,10 +35,11 @@ impl DryRunAnswer {
     }
 }
 
-/// What an error means.
+/// Classifies an error.
 ///
 /// # Errors
-/// When it says nothing of what is tried.
+///
+/// When it says nothing about the object.
 pub(super) fn of(trouble: ApiError) -> Result<DryRunAnswer, ApiError> {
     let ApiError::Answer { code, message, .. } = &trouble else {
         return match trouble {
@@ -66,7 +67,7 @@ pub(super) fn of(trouble: ApiError) -> Result<DryRunAnswer, ApiError> {
     })
 }
 
-/// All answers together.
+/// Combines all results.
 pub(super) fn together<'a>(
     answers: impl Iterator<Item = (&'a ManifestObject, &'a DryRunAnswer)>,
 ) -> StepResult {
@@ -126,7 +127,7 @@ pub(super) fn together<'a>(
     }
 }
 
-/// The first objects with what was said of them, and the names of the others.
+/// The first objects with their messages, and the names of the others.
 fn told(answers: &[(&ManifestObject, &str)]) -> String {
     let (first, others) = answers.split_at(answers.len().min(MAX_ANSWERS));
     let first = first
@@ -139,7 +140,7 @@ fn told(answers: &[(&ManifestObject, &str)]) -> String {
     parts.join(", ")
 }
 
-/// Words of others on one line, with what a terminal would act on shown.
+/// A foreign message on one line, with control characters escaped.
 fn printable(text: &str) -> String {
     let mut shown = String::new();
     for char in text.chars() {

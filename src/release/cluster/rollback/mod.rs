@@ -4,68 +4,35 @@
 //! whether helm was run by us, by one of us that was killed, or not at all; so beginning again after a restart is the
 //! same as going on.
 
-use std::collections::BTreeMap;
+mod next_step;
+mod repair;
+
+use next_step::{Attempts, RollbackProgress, Step, StopReason, TimeLeft, next_step};
+
 use std::fmt;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
 use tokio::time::Instant;
 
-use super::api::{ApiError, PATIENCE};
+use super::ClusterEngine;
+use super::api::ApiError;
 use super::helm_command::{self, HelmRollback, HelmRun};
 use super::helm_proxy;
 use super::helm_version;
-use super::labels;
-use super::objects::{RecordSummaryRow, WorkloadKind};
+use super::objects::RecordSummaryRow;
 use super::preflight::PreflightError;
-use super::record_patch::{MAX_DESCRIPTION, RecordChange};
-use super::records::FencingToken;
 use super::release_state::status_of;
-use super::{CachedRecord, ClusterEngine};
 use crate::core::revision_ledger::{self, RevisionStatus};
-use crate::core::units::Revision;
+use crate::core::units::{Revision, Time};
 use crate::helm::error::{self, HelmError};
 use crate::helm::record::HelmRecord;
-use crate::kubernetes::client::{ApiWriter, WriteError};
 use crate::release::{RollbackError, RollbackPlan, RollbackReport};
-
-/// A rollback that was decided is given up after that: whoever looks then has other means.
-const GIVE_UP: Duration = Duration::from_secs(280);
-
-/// A run of helm that has less time than that is not begun.
-const SHORTEST: Duration = Duration::from_secs(20);
-
-/// Kept free for putting right what a run that is ended at its limit leaves behind.
-const RESERVE: Duration = Duration::from_secs(10);
-
-/// Runs of helm for one rollback.
-const MAX_RUNS: u32 = 3;
 
 /// A helm that one of us started before it was killed may still be at work for so long.
 const ORPHAN: Duration = Duration::from_secs(10);
 
 /// Waits while the API server is away.
 const PAUSE: Duration = Duration::from_secs(1);
-
-/// An upgrade that was turned back and still says after that time that it is pending will not end by itself.
-const LEFT_PENDING: Duration = Duration::from_secs(900);
-
-/// What was found of our rollback in the records.
-enum RollbackProgress {
-    /// The bad revision is still the newest.
-    Nothing,
-    /// The rollback is there and complete.
-    Done(RecordSummaryRow),
-    /// It is there, and still said to be under way.
-    Pending(RecordSummaryRow),
-    /// It is there, and failed.
-    Failed(RecordSummaryRow, String),
-    /// Something else is there.
-    Overtaken(Revision),
-    /// Somebody uninstalls the release.
-    Removed(RevisionStatus),
-}
 
 /// Whether somebody is uninstalling a release, or has done so and kept its history.
 pub(super) const fn is_removed(status: RevisionStatus) -> bool {
@@ -88,34 +55,11 @@ pub(super) fn removed(bad: Revision, status: RevisionStatus) -> RollbackError {
     )
 }
 
-/// What the record of a rollback says of it. A reason, which a person may have written, gives way to what stands behind it.
-fn description(plan: &RollbackPlan, digest: &str) -> String {
-    let before = format!(
-        "Rollback to {} by Leadsman: revision {}: ",
-        plan.target, plan.bad
-    );
-    let behind = format!("; contents {digest}");
-    let taken = before.chars().count() + behind.chars().count();
-    let room = MAX_DESCRIPTION.saturating_sub(taken);
-    let mut reason = plan.reason.clone();
-    if reason.chars().count() > room {
-        reason = reason.chars().take(room.saturating_sub(1)).collect();
-        reason.push('…');
-    }
-    before + &reason + &behind
-}
-
 /// Whether a record is of a rollback to the contents that were planned.
 fn goes_back(record: &HelmRecord, plan: &RollbackPlan) -> bool {
     let says_so =
         record.description.starts_with("Rollback ") || record.description.starts_with("Release \"");
     says_so && record.digest() == plan.digest
-}
-
-/// Whether helm may be started once more although it left no record: killed before it wrote anything, or it says that it
-/// worked and the record is not there.
-fn may_begin_again(class: HelmError, said: &str) -> bool {
-    class.may_be_tried_again() || said.is_empty() || said.starts_with("helm ")
 }
 
 impl ClusterEngine {
@@ -136,10 +80,7 @@ impl ClusterEngine {
     async fn carry_out(&self, plan: &RollbackPlan) -> Result<RollbackReport, RollbackError> {
         let began = Instant::now();
         let mut bad = plan.bad;
-        let mut runs = 0;
-        let mut said = String::new();
-        let mut class = HelmError::Other;
-        let mut was_orphan = false;
+        let mut attempts = Attempts::none();
         loop {
             if !self.policy.permit.holds() {
                 return Err(RollbackError::prevented(
@@ -149,107 +90,83 @@ impl ClusterEngine {
             }
             // Whatever the time, what is there is looked at and put right first: a record that is left pending blocks
             // every later upgrade.
-            let left = GIVE_UP.saturating_sub(began.elapsed());
-            let time = left.saturating_sub(RESERVE + helm_command::LAST_SECONDS);
-            let given_up = || format!("given up after {} s: {said}", GIVE_UP.as_secs());
-            let found = match self.found(plan, bad).await {
-                Ok(found) => found,
-                Err(trouble) if self.may_pass(&trouble) && left.is_zero() => {
-                    return Err(self.failed(
-                        plan,
-                        &format!("given up after {} s: {trouble}", GIVE_UP.as_secs()),
-                    ));
-                }
-                Err(trouble) if self.may_pass(&trouble) => {
-                    tokio::time::sleep(PAUSE).await;
-                    continue;
-                }
-                Err(trouble) => {
-                    return Err(RollbackError::Storage(self.with_command(plan, &trouble)));
-                }
-            };
-            match found {
-                RollbackProgress::Overtaken(_) if class == HelmError::NotLetThrough => {
-                    let reason = helm_proxy::reason(&said);
-                    return Err(RollbackError::prevented(
-                        reason,
-                        self.with_command(plan, &said),
-                    ));
-                }
-                RollbackProgress::Overtaken(newest) => {
-                    return Err(RollbackError::Overtaken {
-                        bad: plan.bad,
-                        newest,
-                    });
-                }
-                RollbackProgress::Removed(status) => return Err(removed(plan.bad, status)),
-                RollbackProgress::Done(row) => {
-                    self.sign(plan, &row).await;
-                    return Ok(RollbackReport {
-                        made: row.revision,
-                        finished: runs == 0,
-                    });
-                }
-                // Not ours to end yet: the helm that made it may be at work.
-                RollbackProgress::Pending(_) if runs == 0 && !was_orphan => {
-                    was_orphan = true;
+            let time = TimeLeft::after(began.elapsed());
+            let found = self.progress(plan, bad).await;
+            match next_step(&found, &attempts, time) {
+                Step::Pause => tokio::time::sleep(PAUSE).await,
+                Step::WaitForOrphan => {
+                    attempts.waited_for_orphan = true;
                     self.wait_for_orphan(plan, bad).await;
                 }
-                RollbackProgress::Pending(row) => {
-                    self.set_making(Some((row.revision, plan.target)));
-                    let why = if said.is_empty() {
-                        "helm was killed"
-                    } else {
-                        said.as_str()
-                    };
-                    match self.repair(&row, why).await {
-                        // Whoever may not any more is told so above.
-                        Ok(()) | Err(ApiError::NotOurs) => {}
-                        Err(trouble)
-                            if !left.is_zero() && (self.may_pass(&trouble) || trouble.is(409)) =>
-                        {
-                            tokio::time::sleep(PAUSE).await;
-                        }
-                        Err(trouble) => {
-                            let why = format!(
-                                "revision {} is left pending-rollback and cannot be put right yet: {trouble}",
-                                row.revision
-                            );
-                            return Err(RollbackError::Storage(self.with_command(plan, &why)));
-                        }
-                    }
+                Step::Repair { row, why } => self.repair_pending(plan, row, why, time).await?,
+                Step::Run => self.run(plan, bad, &mut attempts, time).await?,
+                Step::PauseAndRun => {
+                    tokio::time::sleep(PAUSE).await;
+                    self.run(plan, bad, &mut attempts, time).await?;
                 }
-                RollbackProgress::Failed(row, why) => {
-                    let may_go_on =
-                        runs == 0 || class.may_be_tried_again() || said.starts_with("helm ");
-                    if runs >= MAX_RUNS || !may_go_on {
-                        return Err(self.failed(plan, if said.is_empty() { &why } else { &said }));
-                    }
-                    if time < SHORTEST {
-                        return Err(self.failed(plan, &given_up()));
-                    }
-                    self.note_failed(&row).await;
+                Step::RunOnTopOf(row) => {
+                    self.note_failed(row).await;
                     bad = row.revision;
                     self.set_making(Some((Revision(bad.0 + 1), plan.target)));
-                    (class, said) = self.run(plan, bad, &mut runs, time).await?;
+                    self.run(plan, bad, &mut attempts, time).await?;
                 }
-                RollbackProgress::Nothing => {
-                    if runs > 0 {
-                        // It ended without a record: nothing was written.
-                        if runs >= MAX_RUNS && !class.may_be_tried_again()
-                            || !may_begin_again(class, &said)
-                        {
-                            return Err(self.failed(plan, &said));
-                        }
-                        tokio::time::sleep(PAUSE).await;
-                    }
-                    if time < SHORTEST {
-                        return Err(self.failed(plan, &given_up()));
-                    }
-                    (class, said) = self.run(plan, bad, &mut runs, time).await?;
+                Step::Finish(row) => {
+                    self.sign(plan, row).await;
+                    return Ok(RollbackReport {
+                        made: row.revision,
+                        finished: attempts.runs == 0,
+                    });
                 }
+                Step::Stop(reason) => return Err(self.stopped(plan, reason, &attempts.said)),
             }
         }
+    }
+
+    fn stopped(&self, plan: &RollbackPlan, reason: StopReason, said: &str) -> RollbackError {
+        match reason {
+            StopReason::Unreadable(trouble) => {
+                RollbackError::Storage(self.with_command(plan, &trouble))
+            }
+            StopReason::NotLetThrough => {
+                let reason = helm_proxy::reason(said);
+                RollbackError::prevented(reason, self.with_command(plan, &said))
+            }
+            StopReason::Overtaken(newest) => RollbackError::Overtaken {
+                bad: plan.bad,
+                newest,
+            },
+            StopReason::Removed(status) => removed(plan.bad, status),
+            StopReason::Failed(why) => RollbackError::Failed {
+                text: self.with_command(plan, &why),
+            },
+        }
+    }
+
+    /// Marks a record that is left pending as failed. What may work in a moment is tried again from the beginning, after
+    /// a pause.
+    async fn repair_pending(
+        &self,
+        plan: &RollbackPlan,
+        row: &RecordSummaryRow,
+        why: &str,
+        time: TimeLeft,
+    ) -> Result<(), RollbackError> {
+        self.set_making(Some((row.revision, plan.target)));
+        match self.repair(row, why).await {
+            // Whoever may not any more is told so above.
+            Ok(()) | Err(ApiError::NotOurs) => {}
+            Err(trouble) if !time.is_over() && (self.may_pass(&trouble) || trouble.is(409)) => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(trouble) => {
+                let why = format!(
+                    "revision {} is left pending-rollback and cannot be put right yet: {trouble}",
+                    row.revision
+                );
+                return Err(RollbackError::Storage(self.with_command(plan, &why)));
+            }
+        }
+        Ok(())
     }
 
     /// Whether the same may work in a moment.
@@ -258,8 +175,21 @@ impl ClusterEngine {
         trouble.may_pass() || (is_refusal && self.cache.is_unsteady())
     }
 
-    /// Runs helm once. What it says went wrong; empty when it says that it worked.
+    /// Runs helm once, and notes what it says went wrong.
     async fn run(
+        &self,
+        plan: &RollbackPlan,
+        bad: Revision,
+        attempts: &mut Attempts,
+        time: TimeLeft,
+    ) -> Result<(), RollbackError> {
+        let ended = self.run_helm(plan, bad, &mut attempts.runs, time.for_helm());
+        (attempts.class, attempts.said) = ended.await?;
+        Ok(())
+    }
+
+    /// What helm says went wrong; empty when it says that it worked.
+    async fn run_helm(
         &self,
         plan: &RollbackPlan,
         bad: Revision,
@@ -299,8 +229,25 @@ impl ClusterEngine {
             ran = helm_command::rollback(&self.policy, &order) => ran,
             never = proxy.serve() => match never {},
         };
-        let refused = proxy.refused();
-        let outcome = match ran {
+        let outcome = self
+            .outcome(plan, ran, proxy.refused(), &target, began)
+            .await?;
+        if !outcome.1.is_empty() {
+            tracing::warn!(release = %self.release, class = ?outcome.0, "{}", outcome.1);
+        }
+        Ok(outcome)
+    }
+
+    /// How a run of helm that began then ended: the class of its error, and the error.
+    async fn outcome(
+        &self,
+        plan: &RollbackPlan,
+        ran: HelmRun,
+        refused: Option<String>,
+        target: &HelmRecord,
+        began: Time,
+    ) -> Result<(HelmError, String), RollbackError> {
+        Ok(match ran {
             HelmRun::Well => (HelmError::Other, String::new()),
             // What the record held when it was looked at was another thing than helm read.
             HelmRun::Failed { .. } if refused.is_some() => {
@@ -316,7 +263,7 @@ impl ClusterEngine {
             HelmRun::Failed { class, text } => {
                 let of_hook = matches!(class, HelmError::Hook | HelmError::NotReady);
                 let words = if of_hook {
-                    self.last_words_of_hooks(&target).await
+                    self.last_words_of_hooks(target).await
                 } else {
                     Vec::new()
                 };
@@ -331,11 +278,16 @@ impl ClusterEngine {
                     self.with_command(plan, &why),
                 ));
             }
-        };
-        if !outcome.1.is_empty() {
-            tracing::warn!(release = %self.release, class = ?outcome.0, "{}", outcome.1);
-        }
-        Ok(outcome)
+        })
+    }
+
+    /// What the records say, read now, also where they cannot be read.
+    async fn progress(&self, plan: &RollbackPlan, bad: Revision) -> RollbackProgress {
+        let found = self.found(plan, bad).await;
+        found.unwrap_or_else(|trouble| RollbackProgress::Unreadable {
+            may_pass: self.may_pass(&trouble),
+            text: trouble.to_string(),
+        })
     }
 
     /// What the records say, read now.
@@ -430,105 +382,6 @@ impl ClusterEngine {
         }
     }
 
-    /// A record of a rollback that nobody carries on with must not block upgrades for ever.
-    async fn repair(&self, row: &RecordSummaryRow, why: &str) -> Result<(), ApiError> {
-        let change = RecordChange {
-            status: Some("failed"),
-            description: Some(format!("Rollback \"{}\" failed: {why}", self.release)),
-            labels: vec![(labels::MADE, row.revision.to_string())],
-        };
-        self.records
-            .patch_record(row, &change, &self.turn())
-            .await?;
-        tracing::warn!(release = %self.release, revision = row.revision.0, why,
-            "A record that was left pending-rollback is marked as failed");
-        Ok(())
-    }
-
-    /// Marks a run of ours that failed, so that one of us that comes later steps over it. Without that the next run goes
-    /// on all the same.
-    async fn note_failed(&self, row: &RecordSummaryRow) {
-        if row.ours || !self.policy.permit.holds() {
-            return;
-        }
-        let change = RecordChange {
-            labels: vec![(labels::MADE, row.revision.to_string())],
-            ..RecordChange::default()
-        };
-        if let Err(trouble) = self.records.patch_record(row, &change, &self.turn()).await {
-            tracing::warn!(release = %self.release, revision = row.revision.0, %trouble,
-                "The record of a rollback that failed cannot be marked as ours");
-        }
-    }
-
-    /// Puts right what a rollback of ours that was given up left behind, as after an API server that was away for long:
-    /// its record is marked as failed, or as ours where helm came to its end after all. One look is enough as soon as the
-    /// API server answers: helm is not at work any more, and what begins later is somebody else's.
-    pub(super) async fn finish_left(&self) {
-        let Some((plan, given_up)) = self.left() else {
-            return;
-        };
-        // A rollback that is being carried out does that itself.
-        if self.making().is_some() {
-            return;
-        }
-        let done = match self.found(&plan, plan.bad).await {
-            Ok(RollbackProgress::Pending(row)) if row.created <= given_up => {
-                self.repair(&row, "helm did not end").await
-            }
-            Ok(RollbackProgress::Done(row)) if row.created <= given_up => {
-                if !row.ours {
-                    self.sign(&plan, &row).await;
-                }
-                self.set_made(row.revision);
-                Ok(())
-            }
-            Ok(_) => Ok(()),
-            Err(trouble) => Err(trouble),
-        };
-        match done {
-            Ok(()) => self.set_left(None),
-            Err(trouble) => {
-                tracing::debug!(release = %self.release, %trouble, "What a rollback left is put right later");
-            }
-        }
-    }
-
-    /// Notes in the record that we made it, and why. Without that the rollback holds all the same.
-    async fn sign(&self, plan: &RollbackPlan, row: &RecordSummaryRow) {
-        let digest: String = plan.digest.0.chars().take(12).collect();
-        let change = RecordChange {
-            status: None,
-            description: Some(description(plan, &digest)),
-            labels: vec![
-                (labels::MADE, row.revision.to_string()),
-                (labels::TURNED_BACK, plan.bad.to_string()),
-                (labels::DIGEST, digest),
-            ],
-        };
-        let turn = FencingToken {
-            fence: plan.fence,
-            ..self.turn()
-        };
-        for _ in 0..3 {
-            match self.records.patch_record(row, &change, &turn).await {
-                Ok(()) | Err(ApiError::NotOurs) => return,
-                Err(trouble) if self.may_pass(&trouble) => tokio::time::sleep(PAUSE).await,
-                Err(trouble) => {
-                    tracing::warn!(release = %self.release, revision = row.revision.0, %trouble,
-                        "The record of the rollback cannot be marked as ours");
-                    return;
-                }
-            }
-        }
-    }
-
-    fn failed(&self, plan: &RollbackPlan, why: &str) -> RollbackError {
-        RollbackError::Failed {
-            text: self.with_command(plan, &why),
-        }
-    }
-
     /// What went wrong, and the command with which a person does the same.
     pub(super) fn with_command(&self, plan: &RollbackPlan, why: &dyn fmt::Display) -> String {
         format!("{why}; by hand: {}", self.by_hand(plan.target))
@@ -548,111 +401,6 @@ impl ClusterEngine {
             .fetch(&object)
             .await?
             .and_then(|(_, read)| read.ok()))
-    }
-
-    /// The newest record, if a rollback of ours made it and serves, and what is left of it is ours to put right: in the
-    /// mode enforce, or because a person had us turn it back.
-    fn made_by_us<'a>(&self, rows: &'a [RecordSummaryRow]) -> Option<&'a RecordSummaryRow> {
-        let newest = rows.last()?;
-        let is_ours = newest.ours && status_of(newest) == RevisionStatus::Deployed;
-        let may = self.policy.enforces || self.made() == Some(newest.revision);
-        (is_ours && may).then_some(newest)
-    }
-
-    /// Puts right the record of an upgrade that was turned back while it waited: helm says at its end that it is
-    /// deployed, although the rollback is. Nothing is touched once a revision newer than ours is there.
-    pub(super) async fn repair_records(&self, rows: &[RecordSummaryRow]) {
-        let Some(newest) = self.made_by_us(rows) else {
-            return;
-        };
-        let now = self.cache.now();
-        for row in rows
-            .iter()
-            .filter(|row| row.revision < newest.revision && row.created <= newest.created)
-        {
-            let is_left = match status_of(row) {
-                RevisionStatus::Deployed => true,
-                status if status.is_pending() => now.since(newest.created) > LEFT_PENDING,
-                _ => false,
-            };
-            if !is_left {
-                continue;
-            }
-            let change = RecordChange {
-                status: Some("superseded"),
-                description: Some(format!(
-                    "Rollback \"{}\" failed: superseded by revision {}, to which Leadsman rolled back",
-                    self.release, newest.revision
-                )),
-                labels: Vec::new(),
-            };
-            match self.records.patch_record(row, &change, &self.turn()).await {
-                Ok(()) => tracing::info!(release = %self.release, revision = row.revision.0,
-                    "A record that was left behind is marked as superseded"),
-                Err(ApiError::NotOurs) => return,
-                Err(trouble) => {
-                    tracing::debug!(release = %self.release, %trouble, "A record is put right later");
-                }
-            }
-        }
-    }
-
-    /// Deletes a pod that keeps a StatefulSet from going back: with ordered pods the controller waits for a pod of the
-    /// bad revision to become Ready, which it never does. One at a time, and only after a rollback of ours.
-    pub(super) async fn unblock(
-        &self,
-        rows: &[RecordSummaryRow],
-        known: &BTreeMap<Revision, CachedRecord>,
-    ) {
-        let Some(newest) = self.made_by_us(rows) else {
-            return;
-        };
-        if !self.policy.may.unblock_statefulsets {
-            return;
-        }
-        let Some(Ok(read)) = known.get(&newest.revision).map(|known| known.read.as_ref()) else {
-            return;
-        };
-        let stuck = {
-            let tables = self.cache.tables();
-            let own = |name: &str| {
-                read.workloads
-                    .iter()
-                    .any(|(kind, own)| *kind == WorkloadKind::StatefulSet && **own == *name)
-            };
-            let sets = tables.workloads().filter(|row| {
-                row.kind == WorkloadKind::StatefulSet
-                    && row.ordered
-                    && !row.partial
-                    && row.observed
-                    && own(&row.name)
-            });
-            let stuck = sets.filter_map(|set| {
-                tables.pods.values().find(|pod| {
-                    pod.owner == set.uid
-                        && pod.hash != set.template
-                        && pod.ready_since.is_none()
-                        && !pod.terminating
-                })
-            });
-            stuck
-                .map(|pod| (pod.name.clone(), pod.uid.clone()))
-                .collect::<Vec<_>>()
-        };
-        let pods: Api<Pod> =
-            Api::namespaced(self.cache.client().clone(), self.cache.namespace().as_str());
-        let writer = ApiWriter::new(&self.policy.permit, PATIENCE);
-        for (name, uid) in stuck {
-            match writer.delete(&pods, &name, &uid).await {
-                Err(WriteError::NotHeld) => return,
-                Ok(()) => tracing::info!(release = %self.release, pod = %name,
-                    "A pod of the revision that was turned back blocked its StatefulSet and is deleted"),
-                Err(error) => {
-                    tracing::warn!(release = %self.release, pod = %name, trouble = %ApiError::from(error),
-                    "A pod blocks its StatefulSet and cannot be deleted");
-                }
-            }
-        }
     }
 }
 

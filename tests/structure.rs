@@ -94,11 +94,9 @@ const FUNCTIONS: &[&str] = &[
     "metrics/alerting.rs new",
     "metrics/own.rs new",
     "metrics/releases.rs new",
-    "release/cluster/checks/mod.rs look",
     "release/cluster/helm_proxy/mod.rs decide",
     "release/cluster/mod.rs follow",
     "release/cluster/objects.rs of",
-    "release/cluster/preflight.rs look",
 ];
 
 /// Files that are longer than the rule.

@@ -737,6 +737,42 @@ fn the_limit_of_a_day_holds_and_is_over_a_day_later() {
 }
 
 #[test]
+fn what_is_noted_while_a_rollback_is_carried_out_names_that_phase() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, RevisionOrigin::Upgrade))
+        .happens(regressed(2))
+        .happens(ready(1))
+        .happens(seen(3, RevisionOrigin::Upgrade));
+    let entry = world.entries.last().unwrap();
+    assert!(entry.text.starts_with("Revision 3 appeared"), "{entry:?}");
+    assert_eq!(&*entry.phase, world.rollout.phase().as_str());
+    assert!(matches!(
+        world.rollout.phase(),
+        RolloutPhase::RollingBack(_)
+    ));
+}
+
+/// A state that was damaged does not make a number up.
+#[test]
+fn a_verification_without_its_revision_is_not_begun_anew() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, RevisionOrigin::Upgrade))
+        .happens(regressed(2))
+        .happens(ready(1))
+        .executed(3)
+        .happens(RolloutInput::RolloutComplete);
+    let mut stored = serde_json::to_value(&world.rollout).unwrap();
+    let made = &mut stored["phase"]["case"]["made"];
+    assert_eq!(*made, 3);
+    *made = serde_json::Value::Null;
+    let mut read: Rollout = serde_json::from_value(stored).unwrap();
+    assert_eq!(read.resume(), []);
+    assert!(matches!(read.phase(), RolloutPhase::Verifying(_)));
+}
+
+#[test]
 fn an_uninstalled_release_can_come_back() {
     let mut world = World::new(Mode::Enforce);
     world

@@ -222,12 +222,6 @@ pub struct NoTarget {
     pub passed_over: Vec<String>,
 }
 
-/// Helm's command with which a person goes back, to be run as it stands where the revision is known.
-pub fn by_hand(release: &str, namespace: &str, target: Option<Revision>) -> String {
-    let target = target.map_or_else(|| "REVISION".to_owned(), |target| target.to_string());
-    format!("helm rollback {release} {target} --namespace {namespace} --history-max 0")
-}
-
 /// Candidates that are told of one by one; a history may have ten thousand.
 const MAX_PASSED_OVER: usize = 6;
 

@@ -2,7 +2,7 @@
 
 use super::candidate::{Candidate, NOT_ROLLED_OUT, RevisionOrigin, RolloutOutcome};
 use super::{Mode, Rollout, RolloutCommand, RolloutPhase};
-use crate::core::revision_ledger::{self, ContentVerdict};
+use crate::core::revision_ledger::ContentVerdict;
 use crate::core::units::{Revision, Time};
 
 impl Rollout {
@@ -55,20 +55,6 @@ impl Rollout {
         commands.push(RolloutCommand::Preflight(judged));
     }
 
-    /// How a person turns back what we may not: mode and limit bind only us.
-    fn by_hand(&self, serving: Option<Revision>) -> String {
-        let names = self.names.as_ref();
-        let (namespace, release) = names
-            .map_or(("NAMESPACE", "RELEASE"), |(namespace, release)| {
-                (namespace.as_str(), release.as_str())
-            });
-        let target = serving.map_or_else(String::new, |revision| format!(" {revision}"));
-        let by_helm = revision_ledger::by_hand(release, namespace, serving);
-        format!(
-            "leadsman rollback {release}{target} --namespace {namespace} --reason TEXT, or {by_helm}"
-        )
-    }
-
     /// Why the revision at hand is not turned back although it is bad, if so.
     pub(super) fn own_failure(&self, now: Time) -> Option<(RolloutOutcome, String)> {
         let candidate = self.phase.candidate()?;
@@ -117,11 +103,13 @@ impl Rollout {
         }
         let (done, most) = (self.rollbacks_today(now), self.limits.max_per_day);
         if done >= most as usize {
+            // Mode and limit bind only us.
+            let by_hand = self.by_hand.words(candidate.serving);
+            let by_hand = by_hand.map_or_else(String::new, |words| format!("; by hand: {words}"));
             return Some((
                 RolloutOutcome::LimitReached,
                 format!(
-                    "Bad, but {done} rollbacks in 24 h are as many as the limit of {most} allows; by hand: {}",
-                    self.by_hand(candidate.serving)
+                    "Bad, but {done} rollbacks in 24 h are as many as the limit of {most} allows{by_hand}"
                 ),
             ));
         }

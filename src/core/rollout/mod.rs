@@ -35,6 +35,8 @@ mod same_contents;
 mod start;
 mod transition;
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -47,7 +49,7 @@ pub use messages::{Appearance, LogEntry, RolloutCommand, RolloutInput};
 pub use rollback_order::{BY_HAND, OrderKey, OrderRecord};
 use start::StartupPhase;
 
-use crate::core::units::{ClockShift, HasTimes, Namespace, ReleaseName, Revision, Time};
+use crate::core::units::{ClockShift, HasTimes, Revision, Time};
 
 /// Whether, and how far, a release is guarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -183,9 +185,9 @@ pub struct Rollout {
     phase: RolloutPhase,
     since: Time,
     limits: RolloutLimits,
-    /// Whose it is, for commands that a person may run as they stand.
+    /// How a person rolls it back by hand.
     #[serde(skip)]
-    names: Option<(Namespace, ReleaseName)>,
+    by_hand: ByHand,
     /// The newest revision that was seen.
     newest: Option<Revision>,
     /// Whether it was seen that there is no such release: then a first revision is a new one.
@@ -206,6 +208,34 @@ pub struct Rollout {
     #[serde(skip)]
     clock: PhaseClock,
 }
+
+/// Words of the caller, which knows the commands.
+#[derive(Clone, Default)]
+struct ByHand(Option<Arc<dyn Fn(Option<Revision>) -> String + Send + Sync>>);
+
+impl ByHand {
+    fn words(&self, target: Option<Revision>) -> Option<String> {
+        self.0.as_ref().map(|words| words(target))
+    }
+}
+
+impl fmt::Debug for ByHand {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_tuple("ByHand")
+            .field(&self.0.is_some())
+            .finish()
+    }
+}
+
+/// A state that was read again is the same state.
+impl PartialEq for ByHand {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for ByHand {}
 
 /// Since when the time of a phase counts. While nobody of us ran, a rollback may have gone on, and its record must be
 /// looked at before it is given up.
@@ -241,7 +271,7 @@ impl Rollout {
             phase: RolloutPhase::NotInstalled,
             since: now,
             limits,
-            names: None,
+            by_hand: ByHand::default(),
             newest: None,
             is_absent: false,
             start: None,
@@ -274,9 +304,13 @@ impl Rollout {
         self.limits = limits;
     }
 
-    /// Whose it is, which is said in commands for a person.
-    pub fn is_of(&mut self, namespace: &Namespace, release: &ReleaseName) {
-        self.names = Some((namespace.clone(), release.clone()));
+    /// Sets the words for how a person rolls the release back by hand: to a revision, or to one that they choose. They
+    /// are added to what is said where a verdict may not roll back.
+    pub fn set_by_hand(
+        &mut self,
+        words: impl Fn(Option<Revision>) -> String + Send + Sync + 'static,
+    ) {
+        self.by_hand = ByHand(Some(Arc::new(words)));
     }
 
     /// The newest revision that was seen.

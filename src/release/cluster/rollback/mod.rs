@@ -22,10 +22,11 @@ use super::helm_version;
 use super::objects::RecordSummaryRow;
 use super::preflight::PreflightError;
 use super::release_state::status_of;
-use crate::core::revision_ledger::{self, RevisionStatus};
+use crate::core::revision_ledger::RevisionStatus;
 use crate::core::units::{Revision, Time};
 use crate::helm::error::{self, HelmError};
 use crate::helm::record::HelmRecord;
+use crate::release::by_hand;
 use crate::release::{RollbackError, RollbackPlan, RollbackReport};
 
 /// A helm that one of us started before it was killed may still be at work for so long.
@@ -390,7 +391,7 @@ impl ClusterEngine {
     /// The command with which a person does the same.
     pub(super) fn by_hand(&self, target: Revision) -> String {
         let namespace = self.cache.namespace().as_str();
-        revision_ledger::by_hand(self.release.as_str(), namespace, Some(target))
+        by_hand::helm_command(self.release.as_str(), namespace, Some(target))
     }
 
     /// A record by its number, as it is now.

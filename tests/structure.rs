@@ -62,7 +62,6 @@ const FUNCTIONS: &[&str] = &[
     "cli/import_blackbox/expect.rs header_rules",
     "cli/import_blackbox/pattern.rs translated",
     "cli/probe.rs find",
-    "cli/run.rs run",
     "config/kubernetes.rs lease",
     "config/rollback.rs guard",
     "config/tables.rs probe",

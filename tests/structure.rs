@@ -79,7 +79,6 @@ const FUNCTIONS: &[&str] = &[
     "daemon/alerting/mod.rs look",
     "daemon/controllers.rs guard",
     "daemon/controllers.rs guards_for",
-    "daemon/mod.rs put_in_force",
     "daemon/mod.rs start",
     "daemon/release_controller/analysis.rs begin_watch",
     "daemon/release_controller/analysis.rs tick",

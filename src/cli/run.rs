@@ -5,11 +5,13 @@ use std::io::Read as _;
 use std::num::NonZeroUsize;
 use std::pin::pin;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Interval;
 
 use super::signals::{SignalRequest, Signals};
 use super::{ConfigArgs, runtime};
@@ -59,80 +61,155 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
         return ExitCode::FAILURE;
     };
     let code = runtime.block_on(async {
-        let mut signals = Signals::listen();
-        let mut read = contents(&sources).await;
-        let mut daemon = match Box::pin(Daemon::start(settings)).await {
-            Ok(daemon) => daemon,
+        let signals = Signals::listen();
+        let read = contents(&sources).await;
+        match Box::pin(Daemon::start(settings)).await {
+            Ok(daemon) => Box::pin(RunLoop::new(daemon, signals, &sources, read).run()).await,
             Err(error) => {
                 complain!("leadsman: {error}");
-                return ExitCode::FAILURE;
+                ExitCode::FAILURE
             }
-        };
-        let mut discoveries = daemon.discovered();
-        let mut discovered = Vec::new();
-        let mut reloads = daemon.reloads();
-        let lead_changes = daemon.lead_changes();
-        let mut look = tokio::time::interval(LOOK_EVERY);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut seen = read;
-        let mut is_stopped = false;
-        while !is_stopped {
-            let task = tokio::select! {
-                asked = signals.next() => match asked {
-                    SignalRequest::Stop => break,
-                    SignalRequest::Reload => LoopTask::Reload(None),
-                },
-                _ = look.tick() => {
-                    let now = contents(&sources).await;
-                    // One that is being written is looked at again before it is read.
-                    let is_whole = now == std::mem::replace(&mut seen, now);
-                    if now != read && is_whole {
-                        tracing::info!("The configuration on the disk has changed");
-                        LoopTask::Reload(None)
-                    } else {
-                        LoopTask::Settle
-                    }
-                }
-                () = lead_changes.notified() => LoopTask::Follow,
-                order = asked_for(&mut reloads) => LoopTask::Reload(Some(order)),
-                found = next(&mut discoveries) => {
-                    tracing::info!(releases = found.len(), "The releases that are selected have changed");
-                    discovered = found;
-                    LoopTask::Reload(None)
-                }
-                reason = daemon.failed() => {
-                    tracing::error!(reason, "A task that should live as long as the process has ended");
-                    complain!("leadsman: {reason}");
-                    daemon.stop().await;
-                    return ExitCode::FAILURE;
-                }
-            };
-            if matches!(task, LoopTask::Reload(_)) {
-                // What is read now is no change to be found by the next look.
-                read = contents(&sources).await;
-            }
-            // It may have to wait for guards that end, and those for the cluster: signals are heard meanwhile.
-            let mut work = pin!(carry_out(&daemon, task, &sources, &discovered));
-            loop {
-                tokio::select! {
-                    () = &mut work => break,
-                    asked = signals.next() => match asked {
-                        SignalRequest::Stop if is_stopped => return ExitCode::FAILURE,
-                        SignalRequest::Stop => is_stopped = true,
-                        SignalRequest::Reload => {}
-                    }
-                }
-            }
-        }
-        tracing::info!("Stopping; a second signal stops at once");
-        tokio::select! {
-            () = daemon.stop() => ExitCode::SUCCESS,
-            () = second_stop(&mut signals) => ExitCode::FAILURE,
         }
     });
     // A lookup of a name that hangs in the system's resolver must not hold up the exit.
     runtime.shutdown_background();
     code
+}
+
+/// The daemon with everything that it is told from outside.
+struct RunLoop<'a> {
+    daemon: Daemon,
+    signals: Signals,
+    sources: &'a ConfigArgs,
+    discoveries: Option<watch::Receiver<Vec<DiscoveredRelease>>>,
+    /// The releases that are selected.
+    discovered: Vec<DiscoveredRelease>,
+    reloads: Option<mpsc::Receiver<ReloadRequest>>,
+    lead_changes: Arc<Notify>,
+    look: Interval,
+    /// What the files held when they were last read.
+    read: [u8; 32],
+    /// What they held at the last look.
+    seen: [u8; 32],
+}
+
+impl<'a> RunLoop<'a> {
+    fn new(mut daemon: Daemon, signals: Signals, sources: &'a ConfigArgs, read: [u8; 32]) -> Self {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        Self {
+            discoveries: daemon.discovered(),
+            discovered: Vec::new(),
+            reloads: daemon.reloads(),
+            lead_changes: daemon.lead_changes(),
+            daemon,
+            signals,
+            sources,
+            look,
+            read,
+            seen: read,
+        }
+    }
+
+    /// Runs until a signal, or until something ends that should live as long as the process.
+    async fn run(mut self) -> ExitCode {
+        loop {
+            let task = match self.next_event().await {
+                LoopEvent::Task(task) => task,
+                LoopEvent::Stop => break,
+                LoopEvent::Failed(reason) => {
+                    tracing::error!(
+                        reason,
+                        "A task that should live as long as the process has ended"
+                    );
+                    complain!("leadsman: {reason}");
+                    self.daemon.stop().await;
+                    return ExitCode::FAILURE;
+                }
+            };
+            match self.carry_out_heeding_signals(task).await {
+                StopSignals::None => {}
+                StopSignals::One => break,
+                StopSignals::Two => return ExitCode::FAILURE,
+            }
+        }
+        tracing::info!("Stopping; a second signal stops at once");
+        tokio::select! {
+            () = self.daemon.stop() => ExitCode::SUCCESS,
+            () = second_stop(&mut self.signals) => ExitCode::FAILURE,
+        }
+    }
+
+    async fn next_event(&mut self) -> LoopEvent {
+        let task = tokio::select! {
+            asked = self.signals.next() => match asked {
+                SignalRequest::Stop => return LoopEvent::Stop,
+                SignalRequest::Reload => LoopTask::Reload(None),
+            },
+            _ = self.look.tick() => {
+                let now = contents(self.sources).await;
+                // One that is being written is looked at again before it is read.
+                let is_whole = now == std::mem::replace(&mut self.seen, now);
+                if now != self.read && is_whole {
+                    tracing::info!("The configuration on the disk has changed");
+                    LoopTask::Reload(None)
+                } else {
+                    LoopTask::Settle
+                }
+            }
+            () = self.lead_changes.notified() => LoopTask::Follow,
+            order = asked_for(&mut self.reloads) => LoopTask::Reload(Some(order)),
+            found = next(&mut self.discoveries) => {
+                tracing::info!(releases = found.len(), "The releases that are selected have changed");
+                self.discovered = found;
+                LoopTask::Reload(None)
+            }
+            reason = self.daemon.failed() => return LoopEvent::Failed(reason),
+        };
+        LoopEvent::Task(task)
+    }
+
+    /// It may have to wait for guards that end, and those for the cluster: signals are heard meanwhile.
+    async fn carry_out_heeding_signals(&mut self, task: LoopTask) -> StopSignals {
+        if matches!(task, LoopTask::Reload(_)) {
+            // What is read now is no change to be found by the next look.
+            self.read = contents(self.sources).await;
+        }
+        let mut stops = StopSignals::None;
+        let mut work = pin!(carry_out(
+            &self.daemon,
+            task,
+            self.sources,
+            &self.discovered
+        ));
+        loop {
+            tokio::select! {
+                () = &mut work => return stops,
+                asked = self.signals.next() => match (asked, stops) {
+                    (SignalRequest::Stop, StopSignals::None) => stops = StopSignals::One,
+                    (SignalRequest::Stop, StopSignals::One | StopSignals::Two) => return StopSignals::Two,
+                    (SignalRequest::Reload, _) => {}
+                }
+            }
+        }
+    }
+}
+
+/// What the loop woke up for.
+enum LoopEvent {
+    Task(LoopTask),
+    /// A signal.
+    Stop,
+    /// Something ended that should live as long as the process; what, in words.
+    Failed(&'static str),
+}
+
+/// Signals to stop that came while something was carried out.
+#[derive(Clone, Copy)]
+enum StopSignals {
+    None,
+    One,
+    Two,
 }
 
 /// What the loop has found to do.

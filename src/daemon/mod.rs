@@ -11,6 +11,7 @@
 //!
 //! A running analysis keeps the settings that it began with; only a mode that does less takes effect at once.
 
+mod active_config;
 mod alerting;
 mod cluster;
 mod controllers;
@@ -31,19 +32,18 @@ use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::settings::{ProbeConfig, ProbeKind, Settings};
-use crate::config::{DiscoveredRelease, NamedFile};
+use crate::config::DiscoveredRelease;
+use crate::config::settings::Settings;
 use crate::core::probe_result::UnknownReason;
 use crate::core::probe_stats::TrackedProbe;
-use crate::core::self_check::SelfCheck;
 use crate::core::units::{Namespace, ProbeId, ReleaseName, Revision};
 use crate::http::status::GuardFeed;
 use crate::http::{
-    self, AccessReview, AlertSubscriber, AuthDecision, Dependencies, LeaderRoute, ListenerTls,
-    Permission, ProbeRequest, ProbeResponse, ReloadRequest, Routing, ServingConfig, Shard,
+    self, AccessReview, AuthDecision, Dependencies, ListenerTls, Permission, ProbeRequest,
+    ProbeResponse, ReloadRequest, ServingConfig, Shard,
 };
 use crate::kubernetes::access_review::{self, AccessReviewer};
-use crate::metrics::{Metrics, ProbeSeries};
+use crate::metrics::Metrics;
 use crate::platform::clock;
 use crate::platform::clock::Timeline;
 use crate::prober::schedule::Schedule;
@@ -67,13 +67,7 @@ const LAST_WRITE: Duration = Duration::from_secs(1);
 /// Orders of people that wait for one release; they are carried out one at a time.
 const MAX_ORDERS: usize = 4;
 
-/// Maximum time that checking the named files delays a reload.
-const FILES_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Maximum time that probing waits for the stored counters of the long windows; slower ones are added later.
-const RESTORE_PATIENCE: Duration = Duration::from_millis(100);
-
-/// Reload requests that wait; they are served one at a time.
+/// People who wait for the configuration to be read again; one at a time is served.
 const MAX_RELOADS: usize = 4;
 
 /// Why the daemon could not start.
@@ -404,137 +398,7 @@ impl Daemon {
         }
     }
 
-    async fn put_in_force(&self, applied: &mut ActiveConfig) {
-        let settings = Self::settings_now(applied);
-        applied.leadership.want(&settings.releases);
-        let answers = applied.leadership.answers(&mut applied.forwards);
-        let is_here = matches!(answers, Routing::One(LeaderRoute::Here));
-        if !is_here {
-            self.web.set_answers(answers.clone());
-        }
-        if settings.serve.listen != applied.settings.serve.listen {
-            tracing::warn!(listen = %settings.serve.listen, "A new listen address takes a restart");
-        }
-        if settings.serve.max_connections != applied.settings.serve.max_connections
-            || settings.serve.probe_rate != applied.settings.serve.probe_rate
-        {
-            tracing::warn!("New limits in [serve] take a restart");
-        }
-        if settings.serve.tls != applied.settings.serve.tls {
-            tracing::warn!("New files in [serve.tls] take a restart; new contents do not");
-        }
-        if settings.state != applied.settings.state {
-            tracing::warn!("A new state.directory takes a restart");
-        }
-        if settings.lease != applied.settings.lease {
-            tracing::warn!("Another [lease] takes a restart");
-        }
-        if settings.kubernetes != applied.settings.kubernetes {
-            tracing::warn!("Another cluster in [kubernetes] takes a restart");
-        }
-        let control = settings.self_check.control.iter();
-        let mut runners = HashMap::new();
-        let mut series = Vec::new();
-        for (probe, is_control) in settings
-            .probes()
-            .chain(&settings.dependencies)
-            .map(|probe| (probe, false))
-            .chain(control.map(|probe| (probe, true)))
-        {
-            let runner = self.runner_for(probe, is_control, applied.runners.get(&probe.id));
-            if !is_control {
-                series.push(ProbeSeries::new(Arc::clone(&runner.tracked_probe)));
-            }
-            runners.insert(probe.id.clone(), runner);
-        }
-        let new: Vec<Arc<TrackedProbe>> = runners
-            .iter()
-            .filter(|(id, _)| !applied.runners.contains_key(id))
-            .map(|(_, runner)| Arc::clone(&runner.tracked_probe))
-            .collect();
-        self.restore(new).await;
-        self.executor.adopt(
-            SelfCheck::new(&settings.self_check, hosts_of(&settings)),
-            settings.self_check.late_after,
-            settings.max_in_flight,
-        );
-        // Probing waits for nothing that is asked of the cluster.
-        self.interval_overrides
-            .set(runners.values().cloned().collect());
-        let controllers = std::mem::take(&mut applied.controllers);
-        let controllers = self
-            .controllers_for(
-                &settings,
-                &applied.leadership,
-                controllers,
-                &mut applied.cluster,
-            )
-            .await;
-        self.tell_or_be_silent(&applied.leadership, &settings).await;
-        applied.leadership.want_no_other(&settings.releases).await;
-        self.web.replace_serving_config(ServingConfig {
-            series,
-            modules: settings.modules.clone(),
-            targets: settings
-                .probes()
-                .map(|probe| probe.target.to_string())
-                .collect(),
-            allow: settings.serve.probe_allow.clone(),
-            timeout_offset: settings.serve.timeout_offset,
-            controllers: controllers
-                .values()
-                .map(|controller| controller.view.clone())
-                .collect(),
-            orders: controllers
-                .iter()
-                .map(|((namespace, name), controller)| {
-                    let key = (namespace.to_string(), name.to_string());
-                    (key, controller.orders.clone())
-                })
-                .collect(),
-            alerts: controllers
-                .iter()
-                .filter(|(_, controller)| !controller.release.alerts.is_empty())
-                .map(|((namespace, name), controller)| AlertSubscriber {
-                    release: (namespace.to_string(), name.to_string()),
-                    rules: controller.release.alerts.clone(),
-                    to: controller.alerts.clone(),
-                })
-                .collect(),
-            token_file: settings.serve.token_file.clone(),
-            review: self
-                .review
-                .clone()
-                .filter(|_| settings.serve.kubernetes_auth),
-            files: settings.named_files.clone(),
-        });
-        if settings.named_files != applied.settings.named_files {
-            warn_of_files(settings.named_files.clone()).await;
-        }
-        // Who asks before the guards are there would be told that there are no releases.
-        if is_here {
-            self.web.set_answers(answers);
-        }
-        self.orders
-            .send_replace(Arc::new(orders_of(&settings, self.address)));
-        applied.settings = settings;
-        applied.runners = runners;
-        applied.controllers = controllers;
-    }
-
-    /// Restores the stored counters of new probes.
-    async fn restore(&self, new: Vec<Arc<TrackedProbe>>) {
-        let Some(store) = self.store.clone() else {
-            return;
-        };
-        let now = self.timeline.now();
-        let restored =
-            tokio::task::spawn_blocking(move || counter_persistence::restore(&store, now, &new));
-        // It goes on by itself, and takes the place of what was counted meanwhile: seconds, of spans of minutes to weeks.
-        let _ = tokio::time::timeout(RESTORE_PATIENCE, restored).await;
-    }
-
-    /// Runs one alert evaluator for each shard that this replica leads.
+    /// Heralds live where the guards live.
     async fn tell_or_be_silent(&self, leadership: &Leadership, settings: &Settings) {
         let mut heralds = self.heralds.lock().await;
         let releases = settings.releases.iter();
@@ -601,39 +465,7 @@ impl Daemon {
         RunningAlerting { stop, task }
     }
 
-    fn runner_for(
-        &self,
-        probe: &Arc<ProbeConfig>,
-        is_control: bool,
-        old: Option<&Arc<ProbeTask>>,
-    ) -> Arc<ProbeTask> {
-        if let Some(old) = old
-            && *old.probe == **probe
-            && old.is_control == is_control
-        {
-            return Arc::clone(old);
-        }
-        let tracked_probe = match old {
-            Some(old) => {
-                old.tracked_probe.adopt(Arc::clone(probe));
-                Arc::clone(&old.tracked_probe)
-            }
-            None => Arc::new(TrackedProbe::new(Arc::clone(probe), clock::now())),
-        };
-        let prober = Prober::new(
-            self.executor.dependencies(),
-            probe.target.clone(),
-            probe.kind.clone(),
-        );
-        Arc::new(ProbeTask::new(
-            Arc::clone(probe),
-            prober,
-            tracked_probe,
-            is_control,
-        ))
-    }
-
-    /// The releases that the selectors match, as they change; `None` without a cluster.
+    /// The releases that `select` takes, as they change; none where there is no cluster.
     pub fn discovered(&self) -> Option<watch::Receiver<Vec<DiscoveredRelease>>> {
         self.discovered.clone()
     }
@@ -771,14 +603,7 @@ async fn end_evaluator(alerting: RunningAlerting) {
     let _ = alerting.task.await;
 }
 
-fn hosts_of(settings: &Settings) -> impl Iterator<Item = (ProbeId, String, Duration)> {
-    settings
-        .probes()
-        .chain(&settings.dependencies)
-        .map(|probe| (probe.id.clone(), asked_host(probe), probe.interval))
-}
-
-/// Runs probes for `/probe`, each with a prober of its own.
+/// Results on behalf of `/probe`: each with a prober of its own, which is gone afterwards.
 fn run_probe(dependencies: Arc<prober::ProberContext>) -> http::RunProbe {
     Arc::new(move |call: ProbeRequest| {
         let dependencies = Arc::clone(&dependencies);
@@ -801,26 +626,4 @@ fn named(troubles: &[UnknownReason]) -> String {
         .map(|reason| reason.as_str())
         .collect::<Vec<_>>()
         .join(", ")
-}
-
-/// The host that the connection goes to: the proxy's, if there is one.
-fn asked_host(probe: &ProbeConfig) -> String {
-    match &probe.kind {
-        ProbeKind::Http(http) => http.proxy.as_ref().unwrap_or(&probe.target).host(),
-        ProbeKind::Tcp(_) => probe.target.host(),
-    }
-}
-
-/// Logs which of the named files cannot be used. They may appear later, as a Secret does, so this is not an error.
-async fn warn_of_files(files: Vec<NamedFile>) {
-    let looking = tokio::task::spawn_blocking(move || http::readiness::troubles(&files));
-    // A disk that does not answer holds nothing up; `/-/ready` looks again.
-    if let Ok(Ok(troubles)) = tokio::time::timeout(FILES_PATIENCE, looking).await {
-        for trouble in troubles {
-            tracing::warn!(
-                trouble,
-                "A file that the configuration names cannot be used yet"
-            );
-        }
-    }
 }

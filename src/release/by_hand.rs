@@ -7,7 +7,22 @@ use super::ReleaseState;
 use crate::core::revision_ledger::{ContentDigest, RevisionStatus, StoredRevision};
 use crate::core::units::Revision;
 
-/// Revisions that a text names; a history may have ten thousand.
+/// Helm's command with which a person goes back, to be run as it stands where the revision is known.
+pub fn helm_command(release: &str, namespace: &str, target: Option<Revision>) -> String {
+    let target = target.map_or_else(|| "REVISION".to_owned(), |target| target.to_string());
+    format!("helm rollback {release} {target} --namespace {namespace} --history-max 0")
+}
+
+/// Both commands with which a person goes back: through Leadsman, and by Helm alone.
+pub fn commands(release: &str, namespace: &str, target: Option<Revision>) -> String {
+    let by_helm = helm_command(release, namespace, target);
+    let target = target.map_or_else(String::new, |revision| format!(" {revision}"));
+    format!(
+        "leadsman rollback {release}{target} --namespace {namespace} --reason TEXT, or {by_helm}"
+    )
+}
+
+/// Revisions that are named one by one; a history may have ten thousand.
 const MAX_NAMED: usize = 10;
 
 /// Why an order cannot be carried out. The text names the revisions that can be chosen.
@@ -146,7 +161,19 @@ mod tests {
     use super::*;
     use crate::core::revision_ledger::StoredRevision;
 
-    /// Revisions with these contents, numbered from 1; an empty one was not read.
+    #[test]
+    fn the_commands_name_the_revision_where_it_is_known() {
+        assert_eq!(
+            commands("web", "shop", Some(Revision(5))),
+            "leadsman rollback web 5 --namespace shop --reason TEXT, or helm rollback web 5 --namespace shop --history-max 0"
+        );
+        assert_eq!(
+            commands("web", "shop", None),
+            "leadsman rollback web --namespace shop --reason TEXT, or helm rollback web REVISION --namespace shop --history-max 0"
+        );
+    }
+
+    /// Revisions with these contents, numbered from 1 on; what is empty was not read.
     fn release_state(contents: &[&str]) -> ReleaseState {
         let revisions = contents
             .iter()

@@ -311,7 +311,7 @@ impl RollbackError {
     pub fn told(&self, namespace: &Namespace, release: &ReleaseName) -> String {
         match self {
             Self::NoTarget(_) | Self::TargetGone { .. } => {
-                let command = revision_ledger::by_hand(release.as_str(), namespace.as_str(), None);
+                let command = by_hand::helm_command(release.as_str(), namespace.as_str(), None);
                 format!(
                     "{self}; by hand, to one that you trust: helm history {release} --namespace {namespace}, and then {command}"
                 )

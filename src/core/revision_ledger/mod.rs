@@ -222,13 +222,7 @@ pub struct NoTarget {
     pub passed_over: Vec<String>,
 }
 
-/// Helm's command with which a person goes back, to be run as it stands where the revision is known.
-pub fn by_hand(release: &str, namespace: &str, target: Option<Revision>) -> String {
-    let target = target.map_or_else(|| "REVISION".to_owned(), |target| target.to_string());
-    format!("helm rollback {release} {target} --namespace {namespace} --history-max 0")
-}
-
-/// Candidates that an error lists; a history may have ten thousand.
+/// Candidates that are told of one by one; a history may have ten thousand.
 const MAX_PASSED_OVER: usize = 6;
 
 /// Chooses the revision to roll back to from `bad`: the newest that is known good or passed its analysis, else the one

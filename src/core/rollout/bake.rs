@@ -66,7 +66,8 @@ impl Rollout {
             ..passed
         };
         if let Some((outcome, why)) = self.failure(&candidate, now) {
-            self.end(candidate, outcome, format!("{why}: {text}"), now);
+            self.enter(RolloutPhase::Idle, now);
+            self.finish(candidate, outcome, format!("{why}: {text}"), now);
             return;
         }
         self.enter(RolloutPhase::Preflight(Box::new(candidate)), now);

@@ -25,11 +25,17 @@
 
 mod bake;
 mod candidate;
+mod deadlines;
+mod judgement;
+mod messages;
 mod rollback_order;
+mod rolling_back;
 mod same_contents;
 mod start;
 mod transition;
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -38,10 +44,11 @@ pub use candidate::{
     Candidate, FinishedRollout, NOT_ROLLED_OUT, ROLLED_OUT_LATE, RevisionOrigin, RollbackAttempt,
     RolloutOutcome, StepName, StepTiming,
 };
+pub use messages::{Appearance, LogEntry, RolloutCommand, RolloutInput};
 pub use rollback_order::{BY_HAND, OrderKey, OrderRecord};
 use start::StartupPhase;
 
-use crate::core::units::{ClockShift, HasTimes, Namespace, ReleaseName, Revision, Time};
+use crate::core::units::{ClockShift, HasTimes, Revision, Time};
 
 /// Whether a release is analyzed, and whether it is rolled back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -149,218 +156,16 @@ impl RolloutPhase {
             | Self::Verifying(candidate) => Some(candidate),
         }
     }
-}
 
-/// What a revision brings when it appears.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Appearance {
-    /// Contents of its own, or pods of its own.
-    #[default]
-    New,
-    /// The contents of the newest revision before it. Where that one serves, it brings no pods of its own either.
-    Same {
-        /// Whether these contents are known to be good.
-        known_good: bool,
-    },
-    /// A backup brought its record back.
-    Restored,
-}
-
-/// What happens to a release.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RolloutInput {
-    /// This is the newest stored revision now.
-    Seen {
-        /// Its number.
-        revision: Revision,
-        /// Who made it.
-        origin: RevisionOrigin,
-        /// The revision that was serving when it appeared.
-        serving: Option<Revision>,
-        /// What it brings.
-        #[serde(default)]
-        appears: Appearance,
-    },
-    /// The rollout of the newest revision is complete; it may have taken longer than its analysis.
-    #[serde(alias = "settled")]
-    RolloutComplete,
-    /// Helm has finished the rollback, and the cluster does not show the progress of its rollout.
-    HelmIsDone,
-    /// The first sign of trouble of the revision under analysis, or the first after a quiet time.
-    TroubleBegan,
-    /// Verdict: the revision made things worse.
-    Regressed {
-        /// The analyzed revision.
-        revision: Revision,
-        /// The reason, as `error_rate:db`.
-        reason: String,
-        /// The numbers in words.
-        text: String,
-    },
-    /// Verdict: the revision passed.
-    Healthy(Revision),
-    /// The same, although something failed that its probes need.
-    HealthyDespite {
-        /// The analyzed revision.
-        revision: Revision,
-        /// What failed, and what was excused for that.
-        text: String,
-    },
-    /// The bake of the newest revision, which passed its analysis, ended with an alarm.
-    BakeFailed {
-        /// The revision that baked.
-        revision: Revision,
-        /// The reason, as `bake:error_rate`.
-        reason: String,
-        /// The numbers in words.
-        text: String,
-        /// When the trouble began, if known.
-        trouble_since: Option<Time>,
-        /// Whether the user lets a bake reject.
-        rejects: bool,
-    },
-    /// Verdict: inconclusive.
-    Inconclusive {
-        /// The analyzed revision.
-        revision: Revision,
-        /// Why.
-        reason: String,
-    },
-    /// The analysis is over, and the revision's rollout is not complete.
-    NotRolledOut {
-        /// The revision that was analyzed.
-        revision: Revision,
-        /// What is missing, in words.
-        text: String,
-    },
-    /// The release was paused, or scaled to zero.
-    Held(bool),
-    /// Our own trouble makes all results unknown, or no longer does.
-    Blind(bool),
-    /// The release is gone.
-    Uninstalled,
-    /// A person orders a rollback of the newest revision.
-    Ordered {
-        /// The revision to go back to; without one it is chosen as after a verdict.
-        target: Option<Revision>,
-        /// Why.
-        reason: String,
-        /// Which order it is.
-        order: OrderRecord,
-    },
-    /// A person wanted the newest revision rolled back, and something is in the way.
-    OrderDeclined {
-        /// The revision to go back to, if one was named.
-        target: Option<Revision>,
-        /// Why they wanted it.
-        reason: String,
-        /// Which order it is.
-        order: OrderRecord,
-        /// What is in the way.
-        why: String,
-    },
-    /// The look before the rollback found it possible.
-    Ready {
-        /// The revision to go back to.
-        target: Revision,
-    },
-    /// The look before the rollback found no revision to go back to.
-    NoTarget {
-        /// Why, with the way out.
-        reason: String,
-    },
-    /// The look before the rollback found that it must not or cannot be.
-    Refused {
-        /// Why, with the way out.
-        reason: String,
-    },
-    /// The rollback was carried out.
-    Executed {
-        /// Which attempt; an abandoned one is ignored.
-        attempt: RollbackAttempt,
-        /// The revision that it made.
-        created_revision: Revision,
-    },
-    /// The rollback failed.
-    ExecutionFailed {
-        /// Which attempt; an abandoned one is ignored.
-        attempt: RollbackAttempt,
-        /// Why.
-        reason: String,
-    },
-    /// After the rollback the probes that rejected the revision recover.
-    Recovered,
-    /// After the rollback the same still fails: it was not the release.
-    StillFailing {
-        /// What still fails.
-        text: String,
-    },
-    /// After the rollback the same still fails, and pods may still have the settings of the bad revision.
-    OldSettings {
-        /// What still fails, and which pods.
-        text: String,
-    },
-    /// After the rollback more fails than before.
-    Worsened {
-        /// What fails.
-        text: String,
-    },
-    /// Time has passed.
-    Tick,
-}
-
-/// What is to be done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RolloutCommand {
-    /// Probe every second and analyze this revision.
-    Watch(Revision),
-    /// The analysis that runs goes on for this revision, which has the same contents.
-    GoOn(Revision),
-    /// End the analysis; `kept` if the revision passed: its bake starts.
-    EndAnalysis {
-        /// Whether the revision passed.
-        kept: bool,
-    },
-    /// Run the preflight for this revision, and choose the target.
-    Preflight(Revision),
-    /// Turn this revision back.
-    Execute {
-        /// The rejected revision; it must still be the newest.
-        bad: Revision,
-        /// The revision to go back to.
-        target: Revision,
-    },
-    /// Verify the rollback with the probes that rejected the revision.
-    Verify(Revision),
-    /// Write into the ledger what was found of a revision's contents.
-    Found {
-        /// The revision.
-        revision: Revision,
-        /// What was found.
-        found: crate::core::revision_ledger::ContentVerdict,
-        /// Why.
-        evidence: String,
-    },
-}
-
-/// One line of the log of events: when, where, and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogEntry {
-    /// When.
-    pub at: Time,
-    /// The revision at hand, if any.
-    pub revision: Option<Revision>,
-    /// The phase afterwards.
-    pub phase: Box<str>,
-    /// What happened and why, in words.
-    pub text: String,
-}
-
-impl HasTimes for LogEntry {
-    fn shift(&mut self, by: ClockShift) {
-        self.at.shift(by);
+    fn candidate_mut(&mut self) -> Option<&mut Candidate> {
+        match self {
+            Self::NotInstalled | Self::Idle => None,
+            Self::RollingOut(candidate)
+            | Self::Analyzing(candidate)
+            | Self::Preflight(candidate)
+            | Self::RollingBack(candidate)
+            | Self::Verifying(candidate) => Some(candidate),
+        }
     }
 }
 
@@ -379,9 +184,9 @@ pub struct Rollout {
     phase: RolloutPhase,
     since: Time,
     limits: RolloutLimits,
-    /// Whose it is, for commands that a person may run as they stand.
+    /// How a person rolls it back by hand.
     #[serde(skip)]
-    names: Option<(Namespace, ReleaseName)>,
+    by_hand: ByHand,
     /// The newest revision that was seen.
     newest: Option<Revision>,
     /// Whether it was seen that there is no such release: then a first revision is a new one.
@@ -403,8 +208,36 @@ pub struct Rollout {
     clock: PhaseClock,
 }
 
-/// Since when the time of a phase counts. While no replica ran, a rollback may have continued, and its record must be
-/// read before it is abandoned.
+/// Words of the caller, which knows the commands.
+#[derive(Clone, Default)]
+struct ByHand(Option<Arc<dyn Fn(Option<Revision>) -> String + Send + Sync>>);
+
+impl ByHand {
+    fn words(&self, target: Option<Revision>) -> Option<String> {
+        self.0.as_ref().map(|words| words(target))
+    }
+}
+
+impl fmt::Debug for ByHand {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_tuple("ByHand")
+            .field(&self.0.is_some())
+            .finish()
+    }
+}
+
+/// A state that was read again is the same state.
+impl PartialEq for ByHand {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for ByHand {}
+
+/// Since when the time of a phase counts. While nobody of us ran, a rollback may have gone on, and its record must be
+/// looked at before it is given up.
 #[derive(Debug, Clone, Copy, Default)]
 enum PhaseClock {
     /// The state was read from outside, and is not gone on with yet: no time runs out.
@@ -437,7 +270,7 @@ impl Rollout {
             phase: RolloutPhase::NotInstalled,
             since: now,
             limits,
-            names: None,
+            by_hand: ByHand::default(),
             newest: None,
             is_absent: false,
             start: None,
@@ -470,9 +303,13 @@ impl Rollout {
         self.limits = limits;
     }
 
-    /// Whose it is, which is said in commands for a person.
-    pub fn is_of(&mut self, namespace: &Namespace, release: &ReleaseName) {
-        self.names = Some((namespace.clone(), release.clone()));
+    /// Sets the words for how a person rolls the release back by hand: to a revision, or to one that they choose. They
+    /// are added to what is said where a verdict may not roll back.
+    pub fn set_by_hand(
+        &mut self,
+        words: impl Fn(Option<Revision>) -> String + Send + Sync + 'static,
+    ) {
+        self.by_hand = ByHand(Some(Arc::new(words)));
     }
 
     /// The newest revision that was seen.
@@ -564,13 +401,8 @@ impl Rollout {
 
 impl HasTimes for Rollout {
     fn shift(&mut self, by: ClockShift) {
-        match &mut self.phase {
-            RolloutPhase::NotInstalled | RolloutPhase::Idle => {}
-            RolloutPhase::RollingOut(candidate)
-            | RolloutPhase::Analyzing(candidate)
-            | RolloutPhase::Preflight(candidate)
-            | RolloutPhase::RollingBack(candidate)
-            | RolloutPhase::Verifying(candidate) => candidate.shift(by),
+        if let Some(candidate) = self.phase.candidate_mut() {
+            candidate.shift(by);
         }
         self.since.shift(by);
         if let Some(start) = &mut self.start {

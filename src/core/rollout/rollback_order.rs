@@ -113,34 +113,30 @@ impl Rollout {
         let Some(revision) = self.newest else {
             return;
         };
-        let mut candidate = match std::mem::take(&mut self.phase) {
+        match &self.phase {
             RolloutPhase::Idle => {
-                Box::new(Candidate::new(revision, RevisionOrigin::Upgrade, None, now))
+                let candidate = Candidate::new(revision, RevisionOrigin::Upgrade, None, now);
+                self.enter(RolloutPhase::Preflight(Box::new(candidate)), now);
             }
-            RolloutPhase::RollingOut(candidate) | RolloutPhase::Analyzing(candidate) => {
+            RolloutPhase::RollingOut(_) | RolloutPhase::Analyzing(_) => {
                 commands.push(RolloutCommand::EndAnalysis { kept: false });
-                candidate
+                self.move_to(RolloutPhase::Preflight, now);
             }
             // What a person wants is under way already, or there is nothing to roll back.
-            phase @ (RolloutPhase::NotInstalled
+            RolloutPhase::NotInstalled
             | RolloutPhase::Preflight(_)
             | RolloutPhase::RollingBack(_)
-            | RolloutPhase::Verifying(_)) => {
-                self.phase = phase;
-                return;
-            }
-        };
-        candidate.rejected = Some(now);
-        candidate.ordered = true;
-        candidate.order = Some(order);
-        candidate.target = target;
-        candidate.reason = BY_HAND.into();
-        candidate.text = reason;
-        let text = format!(
-            "A person ordered a rollback of revision {revision}: {}",
-            candidate.text
-        );
-        self.enter(RolloutPhase::Preflight(candidate), now);
+            | RolloutPhase::Verifying(_) => return,
+        }
+        let text = format!("A person ordered a rollback of revision {revision}: {reason}");
+        if let Some(candidate) = self.phase.candidate_mut() {
+            candidate.rejected = Some(now);
+            candidate.ordered = true;
+            candidate.order = Some(order);
+            candidate.target = target;
+            candidate.reason = BY_HAND.into();
+            candidate.text = reason;
+        }
         self.note(now, Some(revision), text);
         commands.push(RolloutCommand::Preflight(revision));
     }
@@ -169,21 +165,19 @@ impl Rollout {
         self.remember(candidate, RolloutOutcome::OrderRefused, text, now);
     }
 
-    /// The preflight failed for an order. An analysis that it interrupted starts again.
-    pub(super) fn end_order(
-        &mut self,
-        candidate: Candidate,
-        why: &str,
-        now: Time,
-        commands: &mut Vec<RolloutCommand>,
-    ) {
+    /// The look in the last moment found something in the way of what a person ordered. Where the revision was being judged,
+    /// that begins anew.
+    pub(super) fn end_order(&mut self, why: &str, now: Time, commands: &mut Vec<RolloutCommand>) {
+        let Some(candidate) = self.phase.candidate() else {
+            return;
+        };
         let (revision, origin, serving) = (candidate.revision, candidate.origin, candidate.serving);
         let first = candidate.first;
         let was_judged = candidate
             .rejected
             .is_some_and(|ordered| candidate.seen < ordered);
-        let text = refused_text(&candidate, why);
-        self.end(candidate, RolloutOutcome::OrderRefused, text, now);
+        let text = refused_text(candidate, why);
+        self.end(RolloutOutcome::OrderRefused, text, now);
         if was_judged {
             self.begin(revision, origin, serving, now, commands);
             if let RolloutPhase::RollingOut(candidate) = &mut self.phase {

@@ -31,13 +31,12 @@ impl Rollout {
         let NewRevision {
             revision, origin, ..
         } = newcomer;
-        match std::mem::take(&mut self.phase) {
+        match &mut self.phase {
             // Without anything before it, it is the same as nothing.
             RolloutPhase::NotInstalled => {
                 self.begin(revision, origin, newcomer.serving, now, commands);
             }
             RolloutPhase::Idle => {
-                self.phase = RolloutPhase::Idle;
                 let suspect = self.suspect(before, known_good);
                 match suspect.map(|suspect| (suspect.first(), suspect.serving)) {
                     None => self.unchanged(newcomer, before, "which serves", now),
@@ -49,43 +48,25 @@ impl Rollout {
                     }
                 }
             }
-            RolloutPhase::RollingOut(candidate) => {
-                self.phase =
-                    RolloutPhase::RollingOut(self.renumber(candidate, (revision, origin), now));
+            RolloutPhase::RollingOut(_) | RolloutPhase::Analyzing(_) => {
+                self.renumber((revision, origin), now);
                 commands.push(RolloutCommand::GoOn(revision));
             }
-            RolloutPhase::Analyzing(candidate) => {
-                self.phase =
-                    RolloutPhase::Analyzing(self.renumber(candidate, (revision, origin), now));
-                commands.push(RolloutCommand::GoOn(revision));
-            }
-            RolloutPhase::Preflight(candidate) => {
-                self.look_again_for(candidate, (revision, origin), now, commands);
-            }
+            RolloutPhase::Preflight(_) => self.look_again_for((revision, origin), now, commands),
             // Ours, or told of after a restart before it is known to be ours.
-            RolloutPhase::RollingBack(candidate) if origin == RevisionOrigin::OurRollback => {
-                self.phase = RolloutPhase::RollingBack(candidate);
-            }
-            RolloutPhase::RollingBack(mut candidate) if candidate.created_revision.is_none() => {
+            RolloutPhase::RollingBack(_) if origin == RevisionOrigin::OurRollback => {}
+            RolloutPhase::RollingBack(candidate) if candidate.created_revision.is_none() => {
                 // One that came in between has these contents, which need not be the bad ones.
                 candidate.overtaken_by_same |=
                     candidate.overtaken_by.is_none() && before == candidate.revision;
-                self.passed_over(&candidate, revision, now);
-                candidate.overtaken_by = Some((revision, origin));
-                self.phase = RolloutPhase::RollingBack(candidate);
+                self.is_overtaken_by((revision, origin), now);
                 let text = format!(
                     "Revision {revision} appeared while the rollback was carried out, with the contents of revision {before}"
                 );
                 self.note(now, Some(revision), text);
             }
-            RolloutPhase::RollingBack(mut candidate) => {
+            RolloutPhase::RollingBack(candidate) | RolloutPhase::Verifying(candidate) => {
                 candidate.stands_for_made = Some(revision);
-                self.phase = RolloutPhase::RollingBack(candidate);
-                self.unchanged(newcomer, before, "which the rollback made", now);
-            }
-            RolloutPhase::Verifying(mut candidate) => {
-                candidate.stands_for_made = Some(revision);
-                self.phase = RolloutPhase::Verifying(candidate);
                 self.unchanged(newcomer, before, "which the rollback made", now);
             }
         }
@@ -187,47 +168,47 @@ impl Rollout {
         );
     }
 
-    /// The rollout continues under another number. The caller enters the phase.
-    fn renumber(
-        &mut self,
-        mut candidate: Box<Candidate>,
-        (revision, origin): (Revision, RevisionOrigin),
-        now: Time,
-    ) -> Box<Candidate> {
-        let mut passed = Candidate::clone(&candidate);
+    /// The case goes on under another number.
+    fn renumber(&mut self, (revision, origin): (Revision, RevisionOrigin), now: Time) {
+        let Some(candidate) = self.phase.candidate_mut() else {
+            return;
+        };
+        let mut passed = candidate.clone();
         // An order goes on with the case.
         passed.order = None;
+        candidate.first = Some(candidate.first());
+        candidate.revision = revision;
+        candidate.origin = origin;
         let text = format!(
             "Revision {revision} has the same contents and took its place; what is found of one holds for both"
         );
         self.finish(passed, RolloutOutcome::Superseded, text, now);
-        candidate.first = Some(candidate.first());
-        candidate.revision = revision;
-        candidate.origin = origin;
-        candidate
     }
 
-    /// A revision that appeared during the rollback was replaced by another one before it was analyzed.
-    pub(super) fn passed_over(&mut self, candidate: &Candidate, by: Revision, now: Time) {
-        let Some((revision, origin)) = candidate.overtaken_by else {
+    /// A revision appeared while the rollback is carried out. One that appeared before gives way to it, and was never
+    /// judged.
+    pub(super) fn is_overtaken_by(&mut self, other: (Revision, RevisionOrigin), now: Time) {
+        let Some(candidate) = self.phase.candidate_mut() else {
+            return;
+        };
+        let Some((revision, origin)) = candidate.overtaken_by.replace(other) else {
             return;
         };
         let passed = Candidate::new(revision, origin, candidate.serving, now);
-        let text = format!("Revision {by} took its place before it was judged");
+        let text = format!("Revision {} took its place before it was judged", other.0);
         self.finish(passed, RolloutOutcome::Superseded, text, now);
     }
 
     /// The verdict holds for the same contents under another number.
     fn look_again_for(
         &mut self,
-        candidate: Box<Candidate>,
         other: (Revision, RevisionOrigin),
         now: Time,
         commands: &mut Vec<RolloutCommand>,
     ) {
-        let candidate = self.renumber(candidate, other, now);
-        let revision = candidate.revision;
-        self.enter(RolloutPhase::Preflight(candidate), now);
+        let (revision, _) = other;
+        self.renumber(other, now);
+        self.move_to(RolloutPhase::Preflight, now);
         let text =
             format!("The verdict holds for revision {revision}, which has the same contents");
         self.note(now, Some(revision), text);
@@ -237,22 +218,24 @@ impl Rollout {
     /// The rollback came too late for a revision with the same contents: it is begun anew for that one.
     pub(super) fn try_again_for(
         &mut self,
-        mut candidate: Box<Candidate>,
         other: (Revision, RevisionOrigin),
         now: Time,
         commands: &mut Vec<RolloutCommand>,
     ) {
+        let Some(candidate) = self.phase.candidate_mut() else {
+            return;
+        };
         candidate.overtaken_by = None;
         candidate.overtaken_by_same = false;
         candidate.begun = None;
+        if !candidate.ordered {
+            candidate.target = None;
+        }
         // Nothing was rolled back, so nothing counts against the limit of the day.
         let came_too_late_for = candidate.revision;
         self.rolled_back
             .retain(|(revision, _)| *revision != came_too_late_for);
-        if !candidate.ordered {
-            candidate.target = None;
-        }
-        self.look_again_for(candidate, other, now, commands);
+        self.look_again_for(other, now, commands);
     }
 }
 

@@ -72,10 +72,9 @@ impl Rollout {
     ) -> bool {
         let revision = newcomer.revision;
         let is_restored = appears == Appearance::Restored;
-        match std::mem::take(&mut self.phase) {
+        match &self.phase {
             RolloutPhase::NotInstalled if is_restored || (was_absent && revision.0 > 1) => {}
             RolloutPhase::Idle if self.start.is_some() => {
-                self.phase = RolloutPhase::Idle;
                 if let Some(start) = &mut self.start {
                     start.last = now;
                     start.is_complete = false;
@@ -85,9 +84,9 @@ impl Rollout {
                 return true;
             }
             // An order that is being looked at has not ended the start.
-            RolloutPhase::Preflight(candidate) if self.start.is_some() => {
+            RolloutPhase::Preflight(_) if self.start.is_some() => {
                 let text = format!("Revision {revision} took its place before it was rolled back");
-                self.end(*candidate, RolloutOutcome::Superseded, text, now);
+                self.end(RolloutOutcome::Superseded, text, now);
                 return self.is_start(newcomer, appears, was_absent, now, commands);
             }
             // The oldest record came first, and was taken for an installation.
@@ -96,12 +95,15 @@ impl Rollout {
             {
                 commands.push(RolloutCommand::EndAnalysis { kept: false });
                 let text = format!("Revision {revision} took its place: the release comes back");
-                self.end(*candidate, RolloutOutcome::Superseded, text, now);
+                self.end(RolloutOutcome::Superseded, text, now);
             }
-            phase => {
-                self.phase = phase;
-                return false;
-            }
+            RolloutPhase::NotInstalled
+            | RolloutPhase::Idle
+            | RolloutPhase::RollingOut(_)
+            | RolloutPhase::Analyzing(_)
+            | RolloutPhase::Preflight(_)
+            | RolloutPhase::RollingBack(_)
+            | RolloutPhase::Verifying(_) => return false,
         }
         self.start = Some(StartupPhase {
             began: now,

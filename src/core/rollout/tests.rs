@@ -719,21 +719,54 @@ fn the_limit_of_a_day_holds_and_is_over_a_day_later() {
     bad(&mut world, 2);
     bad(&mut world, 4);
     assert_eq!(world.executions(), 2);
-    let (namespace, release) = (Namespace::new("shop"), ReleaseName::new("web"));
-    world.rollout.is_of(&namespace, &release);
+    world
+        .rollout
+        .set_by_hand(|target| format!("go back to {target:?}"));
     bad(&mut world, 6);
     world.ended(RolloutOutcome::LimitReached);
     let text = &world.rollout.finished().last().unwrap().text;
-    for command in [
-        "leadsman rollback web 5 --namespace shop --reason TEXT",
-        "helm rollback web 5 --namespace shop --history-max 0",
-    ] {
-        assert!(text.contains(command), "{text}");
-    }
+    let by_hand = "; by hand: go back to Some(Revision(5))";
+    assert!(text.contains(by_hand), "{text}");
     assert_eq!(world.executions(), 2);
     world.passes(seconds(24 * 3600));
     bad(&mut world, 8);
     assert_eq!(world.executions(), 3);
+}
+
+#[test]
+fn what_is_noted_while_a_rollback_is_carried_out_names_that_phase() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, RevisionOrigin::Upgrade))
+        .happens(regressed(2))
+        .happens(ready(1))
+        .happens(seen(3, RevisionOrigin::Upgrade));
+    let entry = world.entries.last().unwrap();
+    assert!(entry.text.starts_with("Revision 3 appeared"), "{entry:?}");
+    assert_eq!(&*entry.phase, world.rollout.phase().as_str());
+    assert!(matches!(
+        world.rollout.phase(),
+        RolloutPhase::RollingBack(_)
+    ));
+}
+
+/// A state that was damaged does not make a number up.
+#[test]
+fn a_verification_without_its_revision_is_not_begun_anew() {
+    let mut world = World::new(Mode::Enforce);
+    world
+        .happens(seen(2, RevisionOrigin::Upgrade))
+        .happens(regressed(2))
+        .happens(ready(1))
+        .executed(3)
+        .happens(RolloutInput::RolloutComplete);
+    let mut stored = serde_json::to_value(&world.rollout).unwrap();
+    let created_revision = &mut stored["phase"]["case"]["made"];
+    assert_eq!(*created_revision, 3);
+    *created_revision = serde_json::Value::Null;
+    let mut read: Rollout = serde_json::from_value(stored).unwrap();
+    assert_eq!(read.resume(), []);
+    assert!(matches!(read.phase(), RolloutPhase::Verifying(_)));
 }
 
 #[test]

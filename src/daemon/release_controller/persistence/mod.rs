@@ -18,7 +18,7 @@ use crate::daemon::probe_executor::ProbeResultMsg;
 use crate::http::status::GuardView;
 use crate::http::{DeclinedOrder, ReceivedAlert, RollbackOrder};
 use crate::metrics::ObjectGauges;
-use crate::release::ObservedState;
+use crate::release::{ObservedState, by_hand};
 use crate::storage::{StoredKind, StoredState};
 
 /// Maximum wait for the disk before a rollback goes on without it.
@@ -75,7 +75,10 @@ impl Posted {
         };
         state.rollout.set_limits(limits);
         let release = &self.setup.release;
-        state.rollout.is_of(&release.namespace, &release.name);
+        let (namespace, name) = (release.namespace.clone(), release.name.clone());
+        state.rollout.set_by_hand(move |target| {
+            by_hand::commands(name.as_str(), namespace.as_str(), target)
+        });
         // What was heard meanwhile is no news, and would all fall into one tick.
         while self.results.try_recv().is_ok() {}
         Some(Box::pin(ReleaseController::new(self, state).run(stop)).await)

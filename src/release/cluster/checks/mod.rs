@@ -1,11 +1,12 @@
 //! Preflight checks that need only the two records. Pure.
 
+mod context;
 mod data;
 mod rerun;
 
 pub(super) use rerun::not_hooks;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde_json::Value;
 
@@ -15,6 +16,7 @@ use super::scope::ApiScope;
 use crate::helm::manifest::{self, ManifestObject};
 use crate::helm::record::HelmRecord;
 
+pub(super) use context::CheckContext;
 pub(super) use data::loses_claims;
 
 /// Objects that one text names.
@@ -107,83 +109,68 @@ pub(super) fn with_fixed_changes(
     old
 }
 
-/// The objects of both revisions, and the failed checks of a rollback from one to the other.
-pub(super) fn look(
-    bad: &HelmRecord,
-    target: &HelmRecord,
-    scope: &ApiScope,
-    allowed: &CheckPermissions<'_>,
-) -> (Vec<ManifestObject>, Vec<PreflightFailure>) {
-    let mut failures = Vec::new();
-    let mut objects = |record: &HelmRecord| {
-        manifest::objects(&record.manifest).unwrap_or_else(|broken| {
-            failures.push(PreflightFailure {
-                reason: "manifest",
-                text: format!(
-                    "the manifest of revision {} cannot be read: {broken}",
-                    record.revision
-                ),
-            });
-            Vec::new()
-        })
-    };
-    let (old, new) = (objects(bad), objects(target));
-    failures.extend(denied(bad));
-    failures.extend(too_large(target));
-    if !allowed.migrations {
-        failures.extend(migrations(bad, allowed.no_migrations));
-    }
-    if !allowed.gitops_owner {
-        failures.extend(kept_by_another(&old));
-    }
-    let by_identity: BTreeMap<_, &ManifestObject> = new
-        .iter()
-        .map(|object| (scope.identity(object), object))
-        .collect();
-    let lost: Vec<String> = old
-        .iter()
-        .filter(|object| !allowed.kinds.contains(&object.kind))
-        .filter_map(|object| match by_identity.get(&scope.identity(object)) {
+type Check = fn(&CheckContext<'_>) -> Option<PreflightFailure>;
+
+/// What is checked of two records. The first one that fails gives the reason.
+const CHECKS: &[Check] = &[
+    |context| context.broken[0].clone(),
+    |context| context.broken[1].clone(),
+    |context| denied(context.bad),
+    |context| too_large(context.target),
+    migrations,
+    kept_by_another,
+    deletes_data,
+    changes_fixed_fields,
+    |context| context.moved.clone(),
+    kept_in_cluster,
+];
+
+/// What speaks against a rollback.
+pub(super) fn failures(context: &CheckContext<'_>) -> Vec<PreflightFailure> {
+    let known = context.out_of_scope;
+    let found = CHECKS.iter().filter_map(|check| check(context));
+    let label = context.is_denied.then(|| denied_by("the record's label"));
+    label
+        .into_iter()
+        .chain(known.iter().cloned())
+        .chain(found.filter(|one| !known.contains(one)))
+        .collect()
+}
+
+fn deletes_data(context: &CheckContext<'_>) -> Option<PreflightFailure> {
+    let lost: Vec<String> = context
+        .pairs()
+        .filter(|(object, _)| !context.allowed.kinds.contains(&object.kind))
+        .filter_map(|(object, same)| match same {
             Some(new) => data::goes_with_pods(object, new),
             None if is_kept(object) => None,
             None => data::goes_with(object),
         })
         .collect();
-    if !lost.is_empty() {
-        failures.push(PreflightFailure {
-            reason: "deletes_data",
-            text: format!(
-                "it would delete {}; allow the kind by release.rollback.may_delete if that is meant",
-                listed(&lost)
-            ),
-        });
-    }
-    let changed: Vec<String> = old
-        .iter()
-        .filter(|object| !allowed.gone.iter().any(|gone| gone == *object))
-        .filter_map(|object| Some((object, *by_identity.get(&scope.identity(object))?)))
+    (!lost.is_empty()).then(|| PreflightFailure {
+        reason: "deletes_data",
+        text: format!(
+            "it would delete {}; allow the kind by release.rollback.may_delete if that is meant",
+            listed(&lost)
+        ),
+    })
+}
+
+fn changes_fixed_fields(context: &CheckContext<'_>) -> Option<PreflightFailure> {
+    let changed: Vec<String> = context
+        .pairs()
+        .filter(|(object, _)| !context.allowed.gone.iter().any(|gone| gone == *object))
+        .filter_map(|(old, new)| Some((old, new?)))
         .flat_map(|(old, new)| fixed_changes(old, new))
         .take(MAX_NAMED)
         .collect();
-    if !changed.is_empty() {
-        failures.push(PreflightFailure {
-            reason: "immutable",
-            text: format!(
-                "fields that cannot be changed differ: {}",
-                changed.join(", ")
-            ),
-        });
-    }
-    let mut all = old;
-    for object in new {
-        if !all.iter().any(|other| {
-            scope.identity(other) == scope.identity(&object)
-                && other.api_version == object.api_version
-        }) {
-            all.push(object);
-        }
-    }
-    (all, failures)
+    (!changed.is_empty()).then(|| PreflightFailure {
+        reason: "immutable",
+        text: format!(
+            "fields that cannot be changed differ: {}",
+            changed.join(", ")
+        ),
+    })
 }
 
 /// Objects that come back: in the target, but not in the bad revision. Empty if a manifest cannot be read, which is a
@@ -260,8 +247,8 @@ fn denied(bad: &HelmRecord) -> Option<PreflightFailure> {
     (wish == "deny").then(|| denied_by("the chart"))
 }
 
-/// The failure for an object that forbids rollbacks.
-pub(super) fn denied_by(what: &str) -> PreflightFailure {
+/// Somebody does not want a rollback, and says so there.
+fn denied_by(what: &str) -> PreflightFailure {
     PreflightFailure {
         reason: "denied",
         text: format!("{what} says {}: deny", labels::ROLLBACK),
@@ -309,10 +296,14 @@ fn too_large(target: &HelmRecord) -> Option<PreflightFailure> {
     })
 }
 
-/// Hooks that may have changed data in a way that the old code does not understand.
-fn migrations(bad: &HelmRecord, ignored: &[String]) -> Option<PreflightFailure> {
+/// Hooks that may have changed data which the old code does not know.
+fn migrations(context: &CheckContext<'_>) -> Option<PreflightFailure> {
+    if context.allowed.migrations {
+        return None;
+    }
+    let ignored = context.allowed.no_migrations;
     let events = ["pre-upgrade", "post-upgrade", "pre-install", "post-install"];
-    let hook = bad.hooks.iter().find(|hook| {
+    let hook = context.bad.hooks.iter().find(|hook| {
         hook.kind == "Job"
             && events.iter().any(|event| hook.runs_at(event))
             && !hook.phase.is_empty()
@@ -329,8 +320,11 @@ fn migrations(bad: &HelmRecord, ignored: &[String]) -> Option<PreflightFailure> 
     })
 }
 
-fn kept_by_another(objects: &[ManifestObject]) -> Option<PreflightFailure> {
-    let gitops_owner = objects.iter().find_map(|object| {
+fn kept_by_another(context: &CheckContext<'_>) -> Option<PreflightFailure> {
+    if context.allowed.gitops_owner {
+        return None;
+    }
+    let gitops_owner = context.old.iter().find_map(|object| {
         ["/metadata/labels", "/metadata/annotations"]
             .iter()
             .find_map(|place| {
@@ -341,7 +335,13 @@ fn kept_by_another(objects: &[ManifestObject]) -> Option<PreflightFailure> {
     Some(gitops_failure(gitops_owner))
 }
 
-pub(super) fn gitops_failure(gitops_owner: &str) -> PreflightFailure {
+/// The same of what is in the cluster: that tool may write its mark there and not into the manifest.
+fn kept_in_cluster(context: &CheckContext<'_>) -> Option<PreflightFailure> {
+    let owner = context.gitops_owner?;
+    (!context.allowed.gitops_owner).then(|| gitops_failure(owner))
+}
+
+fn gitops_failure(gitops_owner: &str) -> PreflightFailure {
     PreflightFailure {
         reason: "kept_by_another",
         text: format!(

@@ -28,8 +28,16 @@ fn reasons(
     target: &HelmRecord,
     allowed: &CheckPermissions<'_>,
 ) -> Vec<&'static str> {
-    let (_, failures) = look(bad, target, &scope(), allowed);
+    let failures = look(bad, target, allowed);
     failures.iter().map(|one| one.reason).collect()
+}
+
+fn look(
+    bad: &HelmRecord,
+    target: &HelmRecord,
+    allowed: &CheckPermissions<'_>,
+) -> Vec<PreflightFailure> {
+    failures(&CheckContext::new(bad, target, &scope(), allowed))
 }
 
 fn scope() -> ApiScope {
@@ -50,7 +58,7 @@ fn an_ordinary_revision_can_be_rolled_back() {
 #[test]
 fn data_is_not_deleted_unless_its_kind_is_allowed() {
     let (bad, target) = (plain(&format!("{CONFIG}{CLAIM}")), plain(CONFIG));
-    let (_, failures) = look(&bad, &target, &scope(), &CheckPermissions::default());
+    let failures = look(&bad, &target, &CheckPermissions::default());
     assert_eq!(failures[0].reason, "deletes_data");
     assert!(
         failures[0].text.contains("PersistentVolumeClaim data"),
@@ -84,7 +92,7 @@ fn fields_that_cannot_be_changed_are_named() {
             "apiVersion: apps/v1\nkind: StatefulSet\nmetadata:\n  name: queue\nspec:\n  serviceName: {template}\n"
         ))
     };
-    let (_, failures) = look(&set("a"), &set("b"), &scope(), &CheckPermissions::default());
+    let failures = look(&set("a"), &set("b"), &CheckPermissions::default());
     assert_eq!(failures[0].reason, "immutable");
     assert!(
         failures[0]
@@ -277,10 +285,9 @@ fn definitions_that_helm_leaves_as_they_are_are_named_when_they_differ() {
 
 #[test]
 fn a_manifest_that_is_not_yaml_is_an_obstacle_that_names_its_revision() {
-    let (_, failures) = look(
+    let failures = look(
         &plain("a: [\n"),
         &plain(CONFIG),
-        &scope(),
         &CheckPermissions::default(),
     );
     assert_eq!(failures[0].reason, "manifest");
@@ -373,7 +380,7 @@ fn what_owns_data_is_not_deleted_and_what_only_says_how_is() {
             kinds: &kinds,
             ..CheckPermissions::default()
         };
-        let (_, failures) = look(&bad, &target, &scope(), &allowed);
+        let failures = look(&bad, &target, &allowed);
         failures.first().map(|one| one.text.clone())
     };
     let deleted = set("whenDeleted: Delete", 3);
@@ -434,4 +441,66 @@ fn a_job_that_is_gone_is_made_anew_whatever_its_template_was() {
         lines[0].starts_with("Job seed of revision 1 differs"),
         "{lines:?}"
     );
+}
+
+/// Each thing that stands in the way gives its own reason, and all of them are named in their order.
+#[test]
+fn each_check_gives_its_reason_and_the_first_one_counts() {
+    type Change = fn(&mut CheckContext<'_>);
+    let out_of_scope = [PreflightFailure {
+        reason: "foreign",
+        text: "it is of another namespace".into(),
+    }];
+    let scope = scope();
+    let (bad, target) = (plain(CONFIG), plain(CONFIG));
+    let may = CheckPermissions {
+        gitops_owner: true,
+        ..CheckPermissions::default()
+    };
+    let may_not = CheckPermissions::default();
+    let moved: Change = |context| {
+        context.moved = Some(PreflightFailure {
+            reason: "moved",
+            text: "another image".into(),
+        });
+    };
+    let kept: Change = |context| context.gitops_owner = Some("Flux");
+    let label: Change = |context| context.is_denied = true;
+    let table: [(&[Change], bool, &CheckPermissions<'_>, &[&str]); 8] = [
+        (&[], false, &may_not, &[]),
+        (&[label], false, &may_not, &["denied"]),
+        (&[moved], false, &may_not, &["moved"]),
+        (&[kept], false, &may_not, &["kept_by_another"]),
+        (&[kept], false, &may, &[]),
+        (&[], true, &may_not, &["foreign"]),
+        (&[moved], true, &may_not, &["foreign", "moved"]),
+        (
+            &[kept, moved, label],
+            true,
+            &may_not,
+            &["denied", "foreign", "moved", "kept_by_another"],
+        ),
+    ];
+    for (changes, is_out_of_scope, allowed, expected) in table {
+        let mut context = CheckContext::new(&bad, &target, &scope, allowed);
+        for change in changes {
+            change(&mut context);
+        }
+        if is_out_of_scope {
+            context.out_of_scope = &out_of_scope;
+        }
+        let found: Vec<_> = failures(&context).iter().map(|one| one.reason).collect();
+        assert_eq!(found, expected);
+    }
+}
+
+#[test]
+fn what_is_found_twice_is_said_once() {
+    let (bad, target) = (plain("a: [\n"), plain(CONFIG));
+    let (scope, allowed) = (scope(), CheckPermissions::default());
+    let mut context = CheckContext::new(&bad, &target, &scope, &allowed);
+    let found = failures(&context);
+    assert_eq!(found.len(), 1, "{found:?}");
+    context.out_of_scope = &found;
+    assert_eq!(failures(&context), found);
 }

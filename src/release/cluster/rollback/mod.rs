@@ -4,70 +4,38 @@
 //! was run by this process, by one that was killed, or not at all. So starting again after a restart is the same as
 //! continuing.
 
-use std::collections::BTreeMap;
+mod next_step;
+mod repair;
+
+use next_step::{Attempts, RollbackProgress, Step, StopReason, TimeLeft, next_step};
+
 use std::fmt;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
 use tokio::time::Instant;
 
-use super::api::{ApiError, PATIENCE};
+use super::ClusterEngine;
+use super::api::ApiError;
 use super::helm_command::{self, HelmRollback, HelmRun};
 use super::helm_proxy;
 use super::helm_version;
-use super::labels;
-use super::objects::{RecordSummaryRow, WorkloadKind};
+use super::objects::RecordSummaryRow;
 use super::preflight::PreflightError;
-use super::record_patch::{MAX_DESCRIPTION, RecordChange};
-use super::records::FencingToken;
 use super::release_state::status_of;
-use super::{CachedRecord, ClusterEngine};
-use crate::core::revision_ledger::{self, RevisionStatus};
-use crate::core::units::Revision;
+use crate::core::revision_ledger::RevisionStatus;
+use crate::core::units::{Revision, Time};
 use crate::helm::error::{self, HelmError};
 use crate::helm::record::HelmRecord;
-use crate::kubernetes::client::{ApiWriter, WriteError};
+use crate::release::by_hand;
 use crate::release::{RollbackError, RollbackPlan, RollbackReport};
 
-/// Time after which a rollback is given up; by then people act with other means.
-const GIVE_UP: Duration = Duration::from_secs(280);
-
-/// A run of helm with less time than this does not start.
-const SHORTEST: Duration = Duration::from_secs(20);
-
-/// Time reserved to repair what a run that is ended at its limit leaves behind.
-const RESERVE: Duration = Duration::from_secs(10);
-
-/// Maximum runs of helm for one rollback.
-const MAX_RUNS: u32 = 3;
-
-/// How long a helm may still run after the process that started it was killed.
+/// A helm that one of us started before it was killed may still be at work for so long.
 const ORPHAN: Duration = Duration::from_secs(10);
 
 /// Pause while the API server is away.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// An upgrade that was rolled back and is still pending after this time will not end by itself.
-const LEFT_PENDING: Duration = Duration::from_secs(900);
-
-/// The state of our rollback, read from the records.
-enum RollbackProgress {
-    /// The bad revision is still the newest.
-    Nothing,
-    /// The rollback is there and complete.
-    Done(RecordSummaryRow),
-    /// It is there, and still said to be under way.
-    Pending(RecordSummaryRow),
-    /// Its record exists, and failed.
-    Failed(RecordSummaryRow, String),
-    /// Another revision is the newest.
-    Overtaken(Revision),
-    /// The release is being uninstalled.
-    Removed(RevisionStatus),
-}
-
-/// Whether a release is being uninstalled, or was uninstalled with its history kept.
+/// Whether somebody is uninstalling a release, or has done so and kept its history.
 pub(super) const fn is_removed(status: RevisionStatus) -> bool {
     matches!(
         status,
@@ -88,35 +56,11 @@ pub(super) fn removed(bad: Revision, status: RevisionStatus) -> RollbackError {
     )
 }
 
-/// The description of the rollback's record. The reason, which a person may have written, is cut if the rest needs the
-/// space.
-fn description(plan: &RollbackPlan, digest: &str) -> String {
-    let before = format!(
-        "Rollback to {} by Leadsman: revision {}: ",
-        plan.target, plan.bad
-    );
-    let behind = format!("; contents {digest}");
-    let taken = before.chars().count() + behind.chars().count();
-    let room = MAX_DESCRIPTION.saturating_sub(taken);
-    let mut reason = plan.reason.clone();
-    if reason.chars().count() > room {
-        reason = reason.chars().take(room.saturating_sub(1)).collect();
-        reason.push('…');
-    }
-    before + &reason + &behind
-}
-
-/// Whether a record is that of a rollback to the planned contents.
+/// Whether a record is of a rollback to the contents that were planned.
 fn goes_back(record: &HelmRecord, plan: &RollbackPlan) -> bool {
     let says_so =
         record.description.starts_with("Rollback ") || record.description.starts_with("Release \"");
     says_so && record.digest() == plan.digest
-}
-
-/// Whether helm may run once more although it left no record: it was killed before it wrote, or it reports success
-/// without a record.
-fn may_begin_again(class: HelmError, said: &str) -> bool {
-    class.may_be_tried_again() || said.is_empty() || said.starts_with("helm ")
 }
 
 impl ClusterEngine {
@@ -137,10 +81,7 @@ impl ClusterEngine {
     async fn carry_out(&self, plan: &RollbackPlan) -> Result<RollbackReport, RollbackError> {
         let began = Instant::now();
         let mut bad = plan.bad;
-        let mut runs = 0;
-        let mut said = String::new();
-        let mut class = HelmError::Other;
-        let mut was_orphan = false;
+        let mut attempts = Attempts::none();
         loop {
             if !self.policy.permit.holds() {
                 return Err(RollbackError::prevented(
@@ -150,117 +91,106 @@ impl ClusterEngine {
             }
             // Whatever the time, what is there is looked at and put right first: a record that is left pending blocks
             // every later upgrade.
-            let left = GIVE_UP.saturating_sub(began.elapsed());
-            let time = left.saturating_sub(RESERVE + helm_command::LAST_SECONDS);
-            let given_up = || format!("given up after {} s: {said}", GIVE_UP.as_secs());
-            let found = match self.found(plan, bad).await {
-                Ok(found) => found,
-                Err(trouble) if self.may_pass(&trouble) && left.is_zero() => {
-                    return Err(self.failed(
-                        plan,
-                        &format!("given up after {} s: {trouble}", GIVE_UP.as_secs()),
-                    ));
-                }
-                Err(trouble) if self.may_pass(&trouble) => {
-                    tokio::time::sleep(PAUSE).await;
-                    continue;
-                }
-                Err(trouble) => {
-                    return Err(RollbackError::Storage(self.with_command(plan, &trouble)));
-                }
-            };
-            match found {
-                RollbackProgress::Overtaken(_) if class == HelmError::NotLetThrough => {
-                    let reason = helm_proxy::reason(&said);
-                    return Err(RollbackError::prevented(
-                        reason,
-                        self.with_command(plan, &said),
-                    ));
-                }
-                RollbackProgress::Overtaken(newest) => {
-                    return Err(RollbackError::Overtaken {
-                        bad: plan.bad,
-                        newest,
-                    });
-                }
-                RollbackProgress::Removed(status) => return Err(removed(plan.bad, status)),
-                RollbackProgress::Done(row) => {
-                    self.sign(plan, &row).await;
-                    return Ok(RollbackReport {
-                        created_revision: row.revision,
-                        finished: runs == 0,
-                    });
-                }
-                // Not ours to end yet: the helm that made it may be at work.
-                RollbackProgress::Pending(_) if runs == 0 && !was_orphan => {
-                    was_orphan = true;
+            let time = TimeLeft::after(began.elapsed());
+            let found = self.progress(plan, bad).await;
+            match next_step(&found, &attempts, time) {
+                Step::Pause => tokio::time::sleep(PAUSE).await,
+                Step::WaitForOrphan => {
+                    attempts.waited_for_orphan = true;
                     self.wait_for_orphan(plan, bad).await;
                 }
-                RollbackProgress::Pending(row) => {
-                    self.set_making(Some((row.revision, plan.target)));
-                    let why = if said.is_empty() {
-                        "helm was killed"
-                    } else {
-                        said.as_str()
-                    };
-                    match self.repair(&row, why).await {
-                        // Whoever may not any more is told so above.
-                        Ok(()) | Err(ApiError::NotOurs) => {}
-                        Err(trouble)
-                            if !left.is_zero() && (self.may_pass(&trouble) || trouble.is(409)) =>
-                        {
-                            tokio::time::sleep(PAUSE).await;
-                        }
-                        Err(trouble) => {
-                            let why = format!(
-                                "revision {} is left pending-rollback and cannot be put right yet: {trouble}",
-                                row.revision
-                            );
-                            return Err(RollbackError::Storage(self.with_command(plan, &why)));
-                        }
-                    }
+                Step::Repair { row, why } => self.repair_pending(plan, row, why, time).await?,
+                Step::Run => self.run(plan, bad, &mut attempts, time).await?,
+                Step::PauseAndRun => {
+                    tokio::time::sleep(PAUSE).await;
+                    self.run(plan, bad, &mut attempts, time).await?;
                 }
-                RollbackProgress::Failed(row, why) => {
-                    let may_go_on =
-                        runs == 0 || class.may_be_tried_again() || said.starts_with("helm ");
-                    if runs >= MAX_RUNS || !may_go_on {
-                        return Err(self.failed(plan, if said.is_empty() { &why } else { &said }));
-                    }
-                    if time < SHORTEST {
-                        return Err(self.failed(plan, &given_up()));
-                    }
-                    self.note_failed(&row).await;
+                Step::RunOnTopOf(row) => {
+                    self.note_failed(row).await;
                     bad = row.revision;
                     self.set_making(Some((Revision(bad.0 + 1), plan.target)));
-                    (class, said) = self.run(plan, bad, &mut runs, time).await?;
+                    self.run(plan, bad, &mut attempts, time).await?;
                 }
-                RollbackProgress::Nothing => {
-                    if runs > 0 {
-                        // It ended without a record: nothing was written.
-                        if runs >= MAX_RUNS && !class.may_be_tried_again()
-                            || !may_begin_again(class, &said)
-                        {
-                            return Err(self.failed(plan, &said));
-                        }
-                        tokio::time::sleep(PAUSE).await;
-                    }
-                    if time < SHORTEST {
-                        return Err(self.failed(plan, &given_up()));
-                    }
-                    (class, said) = self.run(plan, bad, &mut runs, time).await?;
+                Step::Finish(row) => {
+                    self.sign(plan, row).await;
+                    return Ok(RollbackReport {
+                        created_revision: row.revision,
+                        finished: attempts.runs == 0,
+                    });
                 }
+                Step::Stop(reason) => return Err(self.stopped(plan, reason, &attempts.said)),
             }
         }
     }
 
-    /// Whether a retry may succeed soon.
+    fn stopped(&self, plan: &RollbackPlan, reason: StopReason, said: &str) -> RollbackError {
+        match reason {
+            StopReason::Unreadable(trouble) => {
+                RollbackError::Storage(self.with_command(plan, &trouble))
+            }
+            StopReason::NotLetThrough => {
+                let reason = helm_proxy::reason(said);
+                RollbackError::prevented(reason, self.with_command(plan, &said))
+            }
+            StopReason::Overtaken(newest) => RollbackError::Overtaken {
+                bad: plan.bad,
+                newest,
+            },
+            StopReason::Removed(status) => removed(plan.bad, status),
+            StopReason::Failed(why) => RollbackError::Failed {
+                text: self.with_command(plan, &why),
+            },
+        }
+    }
+
+    /// Marks a record that is left pending as failed. What may work in a moment is tried again from the beginning, after
+    /// a pause.
+    async fn repair_pending(
+        &self,
+        plan: &RollbackPlan,
+        row: &RecordSummaryRow,
+        why: &str,
+        time: TimeLeft,
+    ) -> Result<(), RollbackError> {
+        self.set_making(Some((row.revision, plan.target)));
+        match self.repair(row, why).await {
+            // Whoever may not any more is told so above.
+            Ok(()) | Err(ApiError::NotOurs) => {}
+            Err(trouble) if !time.is_over() && (self.may_pass(&trouble) || trouble.is(409)) => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(trouble) => {
+                let why = format!(
+                    "revision {} is left pending-rollback and cannot be put right yet: {trouble}",
+                    row.revision
+                );
+                return Err(RollbackError::Storage(self.with_command(plan, &why)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the same may work in a moment.
     pub(super) fn may_pass(&self, trouble: &ApiError) -> bool {
         let is_refusal = trouble.is(401) || trouble.is(403);
         trouble.may_pass() || (is_refusal && self.cache.is_unsteady())
     }
 
-    /// Runs helm once. Returns its error, with an empty text if it reports success.
+    /// Runs helm once, and notes what it says went wrong.
     async fn run(
+        &self,
+        plan: &RollbackPlan,
+        bad: Revision,
+        attempts: &mut Attempts,
+        time: TimeLeft,
+    ) -> Result<(), RollbackError> {
+        let ended = self.run_helm(plan, bad, &mut attempts.runs, time.for_helm());
+        (attempts.class, attempts.said) = ended.await?;
+        Ok(())
+    }
+
+    /// What helm says went wrong; empty when it says that it worked.
+    async fn run_helm(
         &self,
         plan: &RollbackPlan,
         bad: Revision,
@@ -300,8 +230,25 @@ impl ClusterEngine {
             ran = helm_command::rollback(&self.policy, &order) => ran,
             never = proxy.serve() => match never {},
         };
-        let refused = proxy.refused();
-        let outcome = match ran {
+        let outcome = self
+            .outcome(plan, ran, proxy.refused(), &target, began)
+            .await?;
+        if !outcome.1.is_empty() {
+            tracing::warn!(release = %self.release, class = ?outcome.0, "{}", outcome.1);
+        }
+        Ok(outcome)
+    }
+
+    /// How a run of helm that began then ended: the class of its error, and the error.
+    async fn outcome(
+        &self,
+        plan: &RollbackPlan,
+        ran: HelmRun,
+        refused: Option<String>,
+        target: &HelmRecord,
+        began: Time,
+    ) -> Result<(HelmError, String), RollbackError> {
+        Ok(match ran {
             HelmRun::Well => (HelmError::Other, String::new()),
             // What the record held when it was looked at was another thing than helm read.
             HelmRun::Failed { .. } if refused.is_some() => {
@@ -317,7 +264,7 @@ impl ClusterEngine {
             HelmRun::Failed { class, text } => {
                 let of_hook = matches!(class, HelmError::Hook | HelmError::NotReady);
                 let words = if of_hook {
-                    self.last_words_of_hooks(&target).await
+                    self.last_words_of_hooks(target).await
                 } else {
                     Vec::new()
                 };
@@ -332,11 +279,16 @@ impl ClusterEngine {
                     self.with_command(plan, &why),
                 ));
             }
-        };
-        if !outcome.1.is_empty() {
-            tracing::warn!(release = %self.release, class = ?outcome.0, "{}", outcome.1);
-        }
-        Ok(outcome)
+        })
+    }
+
+    /// What the records say, read now, also where they cannot be read.
+    async fn progress(&self, plan: &RollbackPlan, bad: Revision) -> RollbackProgress {
+        let found = self.found(plan, bad).await;
+        found.unwrap_or_else(|trouble| RollbackProgress::Unreadable {
+            may_pass: self.may_pass(&trouble),
+            text: trouble.to_string(),
+        })
     }
 
     /// The state of the rollback, by the current records.
@@ -431,105 +383,7 @@ impl ClusterEngine {
         }
     }
 
-    /// Marks a pending record as failed when no process continues its rollback: it would block all upgrades.
-    async fn repair(&self, row: &RecordSummaryRow, why: &str) -> Result<(), ApiError> {
-        let change = RecordChange {
-            status: Some("failed"),
-            description: Some(format!("Rollback \"{}\" failed: {why}", self.release)),
-            labels: vec![(labels::MADE, row.revision.to_string())],
-        };
-        self.records
-            .patch_record(row, &change, &self.turn())
-            .await?;
-        tracing::warn!(release = %self.release, revision = row.revision.0, why,
-            "A record that was left pending-rollback is marked as failed");
-        Ok(())
-    }
-
-    /// Marks our failed run, so that a later process skips it. If that fails, the next run goes on all the same.
-    async fn note_failed(&self, row: &RecordSummaryRow) {
-        if row.ours || !self.policy.permit.holds() {
-            return;
-        }
-        let change = RecordChange {
-            labels: vec![(labels::MADE, row.revision.to_string())],
-            ..RecordChange::default()
-        };
-        if let Err(trouble) = self.records.patch_record(row, &change, &self.turn()).await {
-            tracing::warn!(release = %self.release, revision = row.revision.0, %trouble,
-                "The record of a rollback that failed cannot be marked as ours");
-        }
-    }
-
-    /// Repairs what an abandoned rollback left behind, for example after the API server was away for long. Its record
-    /// is marked as failed, or as ours if helm finished after all. One check is enough once the API server answers:
-    /// helm has ended by then, and whatever starts later is not ours.
-    pub(super) async fn finish_left(&self) {
-        let Some((plan, given_up)) = self.left() else {
-            return;
-        };
-        // A rollback that is being carried out does that itself.
-        if self.making().is_some() {
-            return;
-        }
-        let done = match self.found(&plan, plan.bad).await {
-            Ok(RollbackProgress::Pending(row)) if row.created <= given_up => {
-                self.repair(&row, "helm did not end").await
-            }
-            Ok(RollbackProgress::Done(row)) if row.created <= given_up => {
-                if !row.ours {
-                    self.sign(&plan, &row).await;
-                }
-                self.set_made(row.revision);
-                Ok(())
-            }
-            Ok(_) => Ok(()),
-            Err(trouble) => Err(trouble),
-        };
-        match done {
-            Ok(()) => self.set_left(None),
-            Err(trouble) => {
-                tracing::debug!(release = %self.release, %trouble, "What a rollback left is put right later");
-            }
-        }
-    }
-
-    /// Notes in the record that we made it, and why. The rollback is valid without that.
-    async fn sign(&self, plan: &RollbackPlan, row: &RecordSummaryRow) {
-        let digest: String = plan.digest.0.chars().take(12).collect();
-        let change = RecordChange {
-            status: None,
-            description: Some(description(plan, &digest)),
-            labels: vec![
-                (labels::MADE, row.revision.to_string()),
-                (labels::TURNED_BACK, plan.bad.to_string()),
-                (labels::DIGEST, digest),
-            ],
-        };
-        let turn = FencingToken {
-            fence: plan.fence,
-            ..self.turn()
-        };
-        for _ in 0..3 {
-            match self.records.patch_record(row, &change, &turn).await {
-                Ok(()) | Err(ApiError::NotOurs) => return,
-                Err(trouble) if self.may_pass(&trouble) => tokio::time::sleep(PAUSE).await,
-                Err(trouble) => {
-                    tracing::warn!(release = %self.release, revision = row.revision.0, %trouble,
-                        "The record of the rollback cannot be marked as ours");
-                    return;
-                }
-            }
-        }
-    }
-
-    fn failed(&self, plan: &RollbackPlan, why: &str) -> RollbackError {
-        RollbackError::Failed {
-            text: self.with_command(plan, &why),
-        }
-    }
-
-    /// The error, and the command with which a person does the same.
+    /// What went wrong, and the command with which a person does the same.
     pub(super) fn with_command(&self, plan: &RollbackPlan, why: &dyn fmt::Display) -> String {
         format!("{why}; by hand: {}", self.by_hand(plan.target))
     }
@@ -537,7 +391,7 @@ impl ClusterEngine {
     /// The command with which a person does the same.
     pub(super) fn by_hand(&self, target: Revision) -> String {
         let namespace = self.cache.namespace().as_str();
-        revision_ledger::by_hand(self.release.as_str(), namespace, Some(target))
+        by_hand::helm_command(self.release.as_str(), namespace, Some(target))
     }
 
     /// A record by revision, as it is now.
@@ -548,111 +402,6 @@ impl ClusterEngine {
             .fetch(&object)
             .await?
             .and_then(|(_, read)| read.ok()))
-    }
-
-    /// The newest record, if our rollback made it and is deployed, and repairs are ours to do: in the mode enforce, or
-    /// because a person ordered the rollback.
-    fn made_by_us<'a>(&self, rows: &'a [RecordSummaryRow]) -> Option<&'a RecordSummaryRow> {
-        let newest = rows.last()?;
-        let is_ours = newest.ours && status_of(newest) == RevisionStatus::Deployed;
-        let may = self.policy.enforces || self.created_revision() == Some(newest.revision);
-        (is_ours && may).then_some(newest)
-    }
-
-    /// Repairs the record of an upgrade that was rolled back while it waited: helm marks it as deployed at its end,
-    /// although the rollback is. Changes nothing once a newer revision than ours exists.
-    pub(super) async fn repair_records(&self, rows: &[RecordSummaryRow]) {
-        let Some(newest) = self.made_by_us(rows) else {
-            return;
-        };
-        let now = self.cache.now();
-        for row in rows
-            .iter()
-            .filter(|row| row.revision < newest.revision && row.created <= newest.created)
-        {
-            let is_left = match status_of(row) {
-                RevisionStatus::Deployed => true,
-                status if status.is_pending() => now.since(newest.created) > LEFT_PENDING,
-                _ => false,
-            };
-            if !is_left {
-                continue;
-            }
-            let change = RecordChange {
-                status: Some("superseded"),
-                description: Some(format!(
-                    "Rollback \"{}\" failed: superseded by revision {}, to which Leadsman rolled back",
-                    self.release, newest.revision
-                )),
-                labels: Vec::new(),
-            };
-            match self.records.patch_record(row, &change, &self.turn()).await {
-                Ok(()) => tracing::info!(release = %self.release, revision = row.revision.0,
-                    "A record that was left behind is marked as superseded"),
-                Err(ApiError::NotOurs) => return,
-                Err(trouble) => {
-                    tracing::debug!(release = %self.release, %trouble, "A record is put right later");
-                }
-            }
-        }
-    }
-
-    /// Deletes a pod that blocks a StatefulSet: with ordered pods the controller waits until the bad pod is Ready,
-    /// which never happens. One at a time, and only after our own rollback.
-    pub(super) async fn unblock(
-        &self,
-        rows: &[RecordSummaryRow],
-        known: &BTreeMap<Revision, CachedRecord>,
-    ) {
-        let Some(newest) = self.made_by_us(rows) else {
-            return;
-        };
-        if !self.policy.may.unblock_statefulsets {
-            return;
-        }
-        let Some(Ok(read)) = known.get(&newest.revision).map(|known| known.read.as_ref()) else {
-            return;
-        };
-        let stuck = {
-            let tables = self.cache.tables();
-            let own = |name: &str| {
-                read.workloads
-                    .iter()
-                    .any(|(kind, own)| *kind == WorkloadKind::StatefulSet && **own == *name)
-            };
-            let sets = tables.workloads().filter(|row| {
-                row.kind == WorkloadKind::StatefulSet
-                    && row.ordered
-                    && !row.partial
-                    && row.observed
-                    && own(&row.name)
-            });
-            let stuck = sets.filter_map(|set| {
-                tables.pods.values().find(|pod| {
-                    pod.owner == set.uid
-                        && pod.hash != set.template
-                        && pod.ready_since.is_none()
-                        && !pod.terminating
-                })
-            });
-            stuck
-                .map(|pod| (pod.name.clone(), pod.uid.clone()))
-                .collect::<Vec<_>>()
-        };
-        let pods: Api<Pod> =
-            Api::namespaced(self.cache.client().clone(), self.cache.namespace().as_str());
-        let writer = ApiWriter::new(&self.policy.permit, PATIENCE);
-        for (name, uid) in stuck {
-            match writer.delete(&pods, &name, &uid).await {
-                Err(WriteError::NotHeld) => return,
-                Ok(()) => tracing::info!(release = %self.release, pod = %name,
-                    "A pod of the revision that was rolled back blocked its StatefulSet and is deleted"),
-                Err(error) => {
-                    tracing::warn!(release = %self.release, pod = %name, trouble = %ApiError::from(error),
-                    "A pod blocks its StatefulSet and cannot be deleted");
-                }
-            }
-        }
     }
 }
 

@@ -6,6 +6,7 @@
     reason = "a test may end where it stands"
 )]
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -19,11 +20,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use super::repair::description;
 use super::*;
 use crate::config::settings::{HelmDriver, RollbackPermissions};
 use crate::core::units::{Namespace, ReleaseName, Time};
 use crate::platform::clock::Timeline;
 use crate::platform::permit::Permit;
+use crate::release::cluster::labels;
 use crate::release::cluster::{NamespaceCache, RollbackPolicy};
 
 /// The records as Secrets by revision. What helm writes it leaves as files `new-N` in the folder.

@@ -7,27 +7,30 @@ use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
 use tokio::time::Instant;
 
+mod foreseen;
+mod newest;
+
+use foreseen::About;
+use newest::{PendingAnswer, PendingOperation};
+
 use super::ClusterEngine;
 use super::api::{ApiError, ask};
-use super::checks::{self, CheckPermissions, PreflightFailure};
+use super::checks::{self, CheckContext, CheckPermissions, PreflightFailure};
 use super::granted::Asker;
+use super::helm_command::HelmVersion;
 use super::helm_version;
 use super::images;
 use super::rbac;
 use super::rbac::RbacRights;
 use super::release_state::status_of;
-use super::replicas::{self, KeptReplicas};
-use super::rollback;
-use super::scope::ApiScope;
+use super::scope_check::ScopeCheck;
+use crate::core::revision_ledger::RevisionStatus;
 use crate::core::units::Revision;
 use crate::helm::manifest::ManifestObject;
 use crate::helm::record::HelmRecord;
 use crate::release::{RollbackError, RollbackPlan};
 
-/// How long a pending upgrade may take before it is rolled back over.
-const PENDING_FOR: Duration = Duration::from_secs(10);
-
-/// Pause between two checks while waiting.
+/// Between looks at what is waited for.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long to wait for a running hook, or for an API server that is away.
@@ -35,9 +38,6 @@ const WAIT: Duration = Duration::from_secs(600);
 
 /// Objects of the target, missing in the bad revision, that are looked up in the cluster.
 const MAX_RETURNING: usize = 50;
-
-/// Remarks on one rollback, without those on autoscalers.
-const MAX_FORESEEN: usize = 12;
 
 impl ClusterEngine {
     pub(super) async fn may_be_rolled_back(
@@ -111,25 +111,63 @@ impl ClusterEngine {
             .await
             .map_err(|why| RollbackError::prevented("helm", self.with_command(plan, &why)))?;
         let rows = self.records.list(&self.release).await?;
-        let Some(newest) = rows.last() else {
-            let why = format!("the release {} is gone, with its history", self.release);
-            return Err(RollbackError::prevented("uninstalled", why).into());
-        };
-        let status = status_of(newest);
-        if rollback::is_removed(status) {
-            return Err(rollback::removed(newest.revision, status).into());
-        }
-        if newest.revision != plan.bad {
-            return Err(RollbackError::Overtaken {
-                bad: plan.bad,
-                newest: newest.revision,
-            }
-            .into());
-        }
+        let newest = newest::expected(&self.release, plan, &rows)?;
         // Before any record is read: the large one may be one of these.
         if let Some(PreflightFailure { reason, text }) = self.too_large_for_helm().await? {
             return Err(RollbackError::prevented(reason, self.with_command(plan, &text)).into());
         }
+        let (bad, target) = self.both_records(plan).await?;
+        if let Some(why) = self.waits_for_operation(plan, status_of(newest), &bad)? {
+            return Ok(Some(why));
+        }
+        let scoped = self.scoped(&bad, &target).await?;
+        let fixed = checks::with_fixed_changes(&bad, &target, &scoped.scope);
+        let gone = self.gone(fixed).await?;
+        let allowed = CheckPermissions {
+            migrations: self.policy.may.after_migrations,
+            gitops_owner: self.policy.may.against_gitops,
+            kinds: &self.policy.may.delete,
+            no_migrations: &self.policy.may.no_migrations,
+            gone: &gone,
+        };
+        let mut context = CheckContext::new(&bad, &target, &scoped.scope, &allowed);
+        let objects = context.objects();
+        let moved = self.moved(plan, [&bad, &target]);
+        context.is_denied = newest.denied;
+        context.out_of_scope = &scoped.failures;
+        context.moved = moved.refused;
+        context.gitops_owner = self.gitops_owner(&objects);
+        let mut failures = checks::failures(&context);
+        let records = [&bad, &target];
+        if failures.is_empty() {
+            let asked = self.ask_cluster(plan, records, &scoped, &objects, version);
+            match asked.await? {
+                ClusterAnswer::Wait(why) => return Ok(Some(why)),
+                ClusterAnswer::Failures(found) => failures = found,
+            }
+        }
+        let about = About {
+            plan,
+            begins: !plan.is_dry_run && failures.is_empty(),
+        };
+        self.foresee(about, records, &scoped.scope, moved.remarks)
+            .await?;
+        if plan.is_dry_run {
+            self.say_what_evidence_lacks(self.asker(plan)).await?;
+        }
+        let Some(first) = failures.first() else {
+            return Ok(None);
+        };
+        let texts: Vec<&str> = failures.iter().map(|one| one.text.as_str()).collect();
+        let text = self.with_command(plan, &texts.join("; "));
+        Err(RollbackError::prevented(first.reason, text).into())
+    }
+
+    /// The records of the bad revision and of the target.
+    async fn both_records(
+        &self,
+        plan: &RollbackPlan,
+    ) -> Result<(HelmRecord, HelmRecord), PreflightError> {
         let target = self
             .record(plan.target)
             .await?
@@ -154,135 +192,82 @@ impl ClusterEngine {
             )
             .into());
         };
-        if status.is_pending() {
-            if !self.policy.may.while_pending {
-                let why = format!(
-                    "revision {} itself is {status}: its own operation still waits, and release.rollback.while_pending = false says to leave it; end that, or roll back over it",
-                    plan.bad
-                );
-                return Err(
-                    RollbackError::prevented("pending", self.with_command(plan, &why)).into(),
-                );
-            }
-            let since = self.cache.now().since(self.seen_since(plan.bad));
-            if since < PENDING_FOR {
-                return Ok(Some(format!(
-                    "revision {} is {status} for {} s only",
-                    plan.bad,
-                    since.as_secs()
-                )));
-            }
-            if let Some(hook) = bad.hooks.iter().find(|hook| hook.phase == "Running") {
-                return Ok(Some(format!("its hook {} runs", hook.name)));
-            }
+        Ok((bad, target))
+    }
+
+    /// Why the bad revision's own operation is waited for, if so.
+    fn waits_for_operation(
+        &self,
+        plan: &RollbackPlan,
+        status: RevisionStatus,
+        bad: &HelmRecord,
+    ) -> Result<Option<String>, RollbackError> {
+        if !status.is_pending() {
+            return Ok(None);
         }
-        let allowed = CheckPermissions {
-            migrations: self.policy.may.after_migrations,
-            gitops_owner: self.policy.may.against_gitops,
-            kinds: &self.policy.may.delete,
-            no_migrations: &self.policy.may.no_migrations,
-            gone: &[],
+        let running = bad.hooks.iter().find(|hook| hook.phase == "Running");
+        let operation = PendingOperation {
+            revision: plan.bad,
+            status,
+            since: self.cache.now().since(self.seen_since(plan.bad)),
+            hook: running.map(|hook| &*hook.name),
+            may: self.policy.may.while_pending,
         };
-        let scoped = self.scoped(&bad, &target).await?;
-        let fixed = checks::with_fixed_changes(&bad, &target, &scoped.scope);
-        let gone = self.gone(fixed).await?;
-        let allowed = CheckPermissions {
-            gone: &gone,
-            ..allowed
-        };
-        let (objects, found) = checks::look(&bad, &target, &scoped.scope, &allowed);
-        let mut failures = scoped.failures.clone();
-        failures.extend(
-            found
-                .into_iter()
-                .filter(|one| !scoped.failures.contains(one)),
-        );
-        if newest.denied {
-            failures.insert(0, checks::denied_by("the record's label"));
+        match operation.answer() {
+            PendingAnswer::GoOn => Ok(None),
+            PendingAnswer::Wait(why) => Ok(Some(why)),
+            PendingAnswer::Refuse(why) => Err(RollbackError::prevented(
+                "pending",
+                self.with_command(plan, &why),
+            )),
         }
-        let mut moved = images::Moved::default();
-        if !plan.is_dry_run || plan.bad != plan.target {
-            let images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
-            moved = images.moved(plan.bad, [&bad, &target]);
+    }
+
+    /// Which code that served before the bad revision the target cannot name any more.
+    fn moved(&self, plan: &RollbackPlan, records: [&HelmRecord; 2]) -> images::Moved {
+        if plan.is_dry_run && plan.bad == plan.target {
+            return images::Moved::default();
         }
-        failures.extend(moved.refused);
-        if !self.policy.may.against_gitops
-            && let Some(gitops_owner) = self.gitops_owner(&objects)
-        {
-            failures.push(checks::gitops_failure(gitops_owner));
+        let images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        images.moved(plan.bad, records)
+    }
+
+    /// What only the cluster can say: rights, objects that Helm does not know of, and a dry run of each write.
+    async fn ask_cluster(
+        &self,
+        plan: &RollbackPlan,
+        [bad, target]: [&HelmRecord; 2],
+        scoped: &ScopeCheck,
+        objects: &[ManifestObject],
+        version: HelmVersion,
+    ) -> Result<ClusterAnswer, ApiError> {
+        let changed = scoped.without_left_alone(objects, &self.policy.may);
+        let mut failures = self.rights(&changed, target, self.asker(plan)).await?;
+        if failures.is_empty() && version.major == 3 {
+            let returning = checks::returning(bad, target, &scoped.scope);
+            failures.extend(self.unknown_to_helm(bad, returning).await?);
         }
         if failures.is_empty() {
-            let changed = scoped.without_left_alone(&objects, &self.policy.may);
-            failures.extend(self.rights(&changed, &target, self.asker(plan)).await?);
-            if failures.is_empty() && version.major == 3 {
-                let returning = checks::returning(&bad, &target, &scoped.scope);
-                failures.extend(self.unknown_to_helm(&bad, returning).await?);
-            }
-            if failures.is_empty() {
-                let tried = self
-                    .try_beforehand(plan, [&bad, &target], &scoped, version)
-                    .await?;
-                failures.extend(tried.failures);
-                if let Some(why) = tried.away.filter(|_| failures.is_empty()) {
-                    if !plan.is_dry_run {
-                        return Ok(Some(why));
-                    }
-                    failures.push(PreflightFailure {
-                        reason: "webhook_away",
-                        text: why,
-                    });
+            let tried = self
+                .try_beforehand(plan, [bad, target], scoped, version)
+                .await?;
+            failures.extend(tried.failures);
+            if let Some(why) = tried.away.filter(|_| failures.is_empty()) {
+                if !plan.is_dry_run {
+                    return Ok(ClusterAnswer::Wait(why));
                 }
-            }
-            if !failures.is_empty() && self.cache.is_unsteady() {
-                return Ok(Some(
-                    "the API server has just come back and does not know all rights yet".into(),
-                ));
-            }
-        }
-        let kept = self.kept_replicas(&bad, &target, &scoped.scope).await?;
-        let namespace = self.cache.namespace().as_str();
-        let about = About {
-            plan,
-            begins: !plan.is_dry_run && failures.is_empty(),
-        };
-        let records = [&bad, &target];
-        let mut known = foreseen(about, records, (&scoped.scope, namespace), &kept);
-        known.extend(moved.remarks);
-        self.foresee(about, known);
-        if plan.is_dry_run {
-            self.say_what_evidence_lacks(self.asker(plan)).await?;
-        }
-        let Some(first) = failures.first() else {
-            return Ok(None);
-        };
-        let texts: Vec<&str> = failures.iter().map(|one| one.text.as_str()).collect();
-        let text = self.with_command(plan, &texts.join("; "));
-        Err(RollbackError::prevented(first.reason, text).into())
-    }
-
-    /// Keeps remarks about the rollback for the status and the log.
-    fn foresee(&self, about: About<'_>, lines: Vec<String>) {
-        if about.begins {
-            for line in &lines {
-                tracing::warn!(release = %self.release, "{line}");
+                failures.push(PreflightFailure {
+                    reason: "webhook_away",
+                    text: why,
+                });
             }
         }
-        *self.foreseen.lock().unwrap_or_else(PoisonError::into_inner) = lines;
-    }
-
-    /// Logs missing rights that do not prevent a rollback, but its evidence.
-    async fn say_what_evidence_lacks(&self, asker: Asker) -> Result<(), ApiError> {
-        let needed = RbacRights::to_collect(self.cache.namespace().as_str());
-        let missing = self.cache.missing(&needed, asker).await?.join(", ");
-        let mut known = self.lacking.lock().unwrap_or_else(PoisonError::into_inner);
-        if !missing.is_empty() && *known != missing {
-            tracing::warn!(
-                release = %self.release,
-                "Evidence and Events will not be whole, as rights are missing: {missing}; `leadsman rbac` prints what is needed"
-            );
+        if !failures.is_empty() && self.cache.is_unsteady() {
+            return Ok(ClusterAnswer::Wait(
+                "the API server has just come back and does not know all rights yet".into(),
+            ));
         }
-        *known = missing;
-        Ok(())
+        Ok(ClusterAnswer::Failures(failures))
     }
 
     /// Objects that Helm 3 would refuse to overwrite half-way: they exist, and are in the target but not in the bad
@@ -424,40 +409,12 @@ impl ClusterEngine {
     }
 }
 
-/// A rollback as described to people.
-#[derive(Debug, Clone, Copy)]
-struct About<'a> {
-    plan: &'a RollbackPlan,
-    /// Whether it starts now, and not only might.
-    begins: bool,
-}
-
-/// The remarks about a rollback: before it in one form, at its start in another, so that the log has both.
-fn foreseen(
-    About { plan, begins }: About<'_>,
-    [bad, target]: [&HelmRecord; 2],
-    (scope, namespace): (&ApiScope, &str),
-    kept: &[KeptReplicas],
-) -> Vec<String> {
-    let mut foreseen = replicas::remarks(kept);
-    if plan.bad == plan.target {
-        return foreseen;
-    }
-    // What may have changed data comes first: it is what people may have to undo.
-    let mut lines = checks::not_hooks(bad, target, scope);
-    lines.extend(checks::other_crds(bad, target));
-    lines.extend(checks::not_restarted(bad, target, scope, namespace));
-    // An autoscaler changes its numbers each minute, and has a remark without them.
-    let is_told = |one: &&KeptReplicas| begins || !one.is_scaled();
-    lines.extend(kept.iter().filter(is_told).filter_map(KeptReplicas::line));
-    lines.truncate(MAX_FORESEEN);
-    let about = if begins {
-        format!("Rollback of revision {}", plan.bad)
-    } else {
-        format!("If revision {} is rolled back", plan.bad)
-    };
-    foreseen.extend(lines.into_iter().map(|line| format!("{about}: {line}")));
-    foreseen
+/// What the cluster says of a rollback.
+enum ClusterAnswer {
+    /// It cannot say it yet, and why.
+    Wait(String),
+    /// What is in the way, if anything.
+    Failures(Vec<PreflightFailure>),
 }
 
 /// Why a check ended without an answer.
@@ -475,50 +432,5 @@ impl From<RollbackError> for PreflightError {
 impl From<ApiError> for PreflightError {
     fn from(trouble: ApiError) -> Self {
         Self::Trouble(trouble)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::core::revision_ledger::ContentDigest;
-    use crate::release::cluster::checks::tests::plain;
-
-    fn plan(bad: u32) -> RollbackPlan {
-        RollbackPlan {
-            bad: Revision(bad),
-            target: Revision(4),
-            digest: ContentDigest("4444".into()),
-            reason: String::new(),
-            is_dry_run: false,
-            fence: 1,
-        }
-    }
-
-    #[test]
-    fn a_job_that_may_have_migrated_data_is_told_of_before_the_rollback_and_at_it() {
-        let jobs = |count: u32| {
-            let job = |number| {
-                format!(
-                    "---\napiVersion: batch/v1\nkind: Job\nmetadata:\n  name: migrate-{number}\nspec: {{template: {{}}}}\n"
-                )
-            };
-            plain(&(0..count).map(job).collect::<String>())
-        };
-        let scope = ApiScope::for_tests("shop", &[("batch/v1", "Job", "jobs")]);
-        let (bad, target) = (jobs(1), jobs(0));
-        let told = |bad_number, begins, bad: &HelmRecord| {
-            let plan = &plan(bad_number);
-            let about = About { plan, begins };
-            foreseen(about, [bad, &target], (&scope, "shop"), &[])
-        };
-        let line = "Job migrate-0 of revision 1 is not in revision 1: it may have migrated data";
-        let before = format!("If revision 5 is rolled back: {line}");
-        assert_eq!(told(5, false, &bad), [before]);
-        let at_it = format!("Rollback of revision 5: {line}");
-        assert_eq!(told(5, true, &bad), [at_it]);
-        assert!(told(4, false, &bad).is_empty(), "it serves");
-        let many = told(5, false, &jobs(100));
-        assert!(many.len() <= MAX_FORESEEN, "{many:?}");
     }
 }

@@ -64,6 +64,7 @@ const FUNCTIONS: &[&str] = &[
     "cli/probe.rs find",
     "cli/rollback/direct.rs roll_back",
     "config/kubernetes.rs lease",
+    "config/rollback.rs controller",
     "config/tables.rs probe",
     "config/tables.rs release",
     "config/tables.rs settings",

@@ -761,7 +761,7 @@ fn a_verification_without_its_revision_is_not_begun_anew() {
         .executed(3)
         .happens(RolloutInput::RolloutComplete);
     let mut stored = serde_json::to_value(&world.rollout).unwrap();
-    let created_revision = &mut stored["phase"]["case"]["made"];
+    let created_revision = &mut stored["phase"]["case"]["created_revision"];
     assert_eq!(*created_revision, 3);
     *created_revision = serde_json::Value::Null;
     let mut read: Rollout = serde_json::from_value(stored).unwrap();

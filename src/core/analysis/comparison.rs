@@ -115,10 +115,8 @@ impl Comparison {
     pub(super) fn new(rule: Arc<Rule>, input: ComparisonInput<'_>) -> Self {
         let count = input.baseline.len();
         let share = StrataWeights::new(&rule, count, input.requests.is_some(), input.direct);
-        let window = rule
-            .ticks(rule.window_s)
-            .max(rule.window_probes.div_ceil(count as u32))
-            .max(1);
+        let least = rule.window_probes.div_ceil(count as u32);
+        let window = rule.ticks(rule.window_s).max(least);
         let pooled = std::iter::zip(input.baseline, input.failing_at_start)
             .filter(|(_, failing)| !**failing)
             .fold((0u64, 0u64), |(failed, total), ((k, n), _)| {

@@ -6,10 +6,10 @@ use std::cell::RefCell;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use leadsman::platform::clock;
-use leadsman::config::settings::Question;
+use leadsman::config::settings::ProbeKind;
 use leadsman::config::{self, Sources, Target};
-use leadsman::prober::{Prober, Shared};
+use leadsman::platform::clock;
+use leadsman::prober::{Prober, ProberContext};
 use libfuzzer_sys::fuzz_target;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -27,8 +27,8 @@ redirects = 2
 expect = { status = "200-399", json = { "/status" = "ok" }, body_matches = ["[a-z]+ok$"], body_not_matches = ["(error|panic)"] }
 "#;
 
-fn kind() -> Question {
-    static QUESTION: OnceLock<Question> = OnceLock::new();
+fn kind() -> ProbeKind {
+    static QUESTION: OnceLock<ProbeKind> = OnceLock::new();
     let made = QUESTION.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("probes.toml");
@@ -59,7 +59,7 @@ async fn asked(data: &[u8]) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/", listener.local_addr().expect("an address"));
     let target = Target::parse(&url, "http").expect("a URL");
-    let prober = Prober::new(&Shared::new(clock::now), target, kind());
+    let prober = Prober::new(&ProberContext::new(clock::now), target, kind());
     let timeout = Duration::from_millis(500);
     let answers = async {
         loop {

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use leadsman::release::{manifest, record};
+use leadsman::helm::{manifest, record};
 use libfuzzer_sys::fuzz_target;
 
 const NAME: &str = "sh.helm.release.v1.mykadoo.v7";

@@ -220,7 +220,7 @@ fn slower_answers_are_kept_with_a_notice() {
 #[test]
 fn slower_answers_are_a_metric_while_they_are_an_alert() {
     // The answers of a pod's first minute are not compared.
-    let guarded = Guarded::with(|config| config.replace("watch = \"60s\"", "watch = \"120s\""));
+    let guarded = Guarded::with(|config| config.replace("duration = \"60s\"", "duration = \"120s\""));
     let is = |value: u8| {
         let line =
             format!("leadsman_release_slower{{namespace=\"shop\",release=\"mykadoo\"}} {value}");
@@ -469,7 +469,7 @@ fn a_database_that_fails_keeps_what_needs_it_and_condemns_what_does_not_say_so()
     let status: Value = serde_json::from_str(&with.daemon.get("/api/v1/status").body).unwrap();
     let postgres = &status["dependencies"][0];
     assert_eq!(postgres["probe"], "postgres");
-    assert_eq!(postgres["state"], "bad");
+    assert_eq!(postgres["state"], "failure");
     let needed_by = json!([{ "namespace": "shop", "release": "mykadoo", "probes": ["db"] }]);
     assert_eq!(postgres["needed_by"], needed_by);
     // How long answers took is there also after the analysis.
@@ -759,7 +759,7 @@ fn in_the_mode_observe_nothing_is_written_and_the_verdict_is_said() {
     });
     the_page_is_tested_with_what_is_really_told(&guarded.daemon);
     let metrics = guarded.daemon.get("/metrics").body;
-    let series = "leadsman_rollouts_total{outcome=\"would_roll_back\",namespace=\"shop\",release=\"mykadoo\"} 1";
+    let series = "leadsman_rollouts_total{namespace=\"shop\",outcome=\"would_roll_back\",release=\"mykadoo\"} 1";
     assert!(metrics.contains(series), "{metrics}");
 }
 

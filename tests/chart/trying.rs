@@ -26,7 +26,7 @@ case "$name $*" in
     done ;;
 "kubectl "*" port-forward "*) echo "Forwarding from 127.0.0.1:34567 -> 9616" ;;
 "helm "*" list "*) echo '[{"name":"mykadoo","revision":"1"}]' ;;
-"curl "*/rollouts/2) cat ending ;;
+"curl "*/rollouts/2) cat outcome ;;
 "curl "*) echo '{"phase":"idle"}' ;;
 esac
 "#;
@@ -45,7 +45,7 @@ fn tried(arguments: &[&str], ours: &str, foreign: &str, outcome: &str) -> Tried 
         std::fs::write(at(program), STAND_IN).unwrap();
         std::fs::set_permissions(at(program), std::fs::Permissions::from_mode(0o755)).unwrap();
     }
-    let answer = format!("{{\"revision\":2,\"ending\":\"{outcome}\"}}");
+    let answer = format!("{{\"revision\":2,\"outcome\":\"{outcome}\"}}");
     for (name, text) in [("ours", ours), ("foreign", foreign), ("outcome", &answer)] {
         std::fs::write(at(name), text).unwrap();
     }
@@ -59,7 +59,7 @@ fn tried(arguments: &[&str], ours: &str, foreign: &str, outcome: &str) -> Tried 
     Tried {
         is_well: output.status.success(),
         calls: read(&at("calls")).lines().map(str::to_owned).collect(),
-        made: read(&at("created_revision")),
+        made: read(&at("made")),
         said: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
 }

@@ -82,7 +82,7 @@ fn gate_tells_a_pipeline_what_became_of_its_revision() {
     cluster.upgrade(&[r#"api.image="mykadoo-api:6""#]);
     let (code, text) = leadsman(&guarded, &["gate", "mykadoo", "5", "--json"]);
     assert_eq!(code, Some(13), "{text}");
-    assert!(text.contains("\"ending\":\"superseded\""), "{text}");
+    assert!(text.contains("\"outcome\":\"superseded\""), "{text}");
 
     let (code, text) = leadsman(&guarded, &["gate", "mykadoo", "99", "--timeout", "2s"]);
     assert_eq!(code, Some(124), "{text}");

@@ -190,7 +190,7 @@ fn in_observe_mode_nothing_is_written_and_what_would_have_been_done_is_said() {
     cluster.only_events();
     let metrics = guarded.leadsman.get("/metrics").body;
     let series = format!(
-        "leadsman_rollouts_total{{outcome=\"would_roll_back\",namespace=\"{}\",release=\"mykadoo\"}} 1",
+        "leadsman_rollouts_total{{namespace=\"{}\",outcome=\"would_roll_back\",release=\"mykadoo\"}} 1",
         cluster.namespace
     );
     assert!(metrics.contains(&series), "{metrics}");

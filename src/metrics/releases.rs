@@ -347,7 +347,7 @@ impl ReleaseMetrics {
         failures.inc_by(seen.watch_failures.saturating_sub(failures.get()));
     }
 
-    /// Counts a finished rollout; `ending` is one of [`ENDINGS`].
+    /// Counts a finished rollout; `outcome` is one of [`OUTCOMES`].
     pub fn ended(&self, namespace: &str, release: &str, outcome: &str) {
         self.outcomes
             .with_label_values(&[namespace, release, outcome])

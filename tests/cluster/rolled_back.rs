@@ -184,7 +184,7 @@ fn marked(cluster: &Cluster, plural: &str) {
         )
     };
     let labels = cluster.get(&path(3))["metadata"]["labels"].clone();
-    assert_eq!(labels["leadsman.io/created_revision"], "3", "{labels:#}");
+    assert_eq!(labels["leadsman.io/made"], "3", "{labels:#}");
     assert_eq!(labels["leadsman.io/turned-back"], "2", "{labels:#}");
     assert_eq!(labels["status"], "deployed", "{labels:#}");
     let fence = labels["leadsman.io/fence"].as_str().unwrap_or("");
@@ -199,7 +199,7 @@ fn marked(cluster: &Cluster, plural: &str) {
     );
     let before = cluster.get(&path(1))["metadata"]["labels"].clone();
     assert!(
-        before["leadsman.io/created_revision"].is_null(),
+        before["leadsman.io/made"].is_null(),
         "{before:#}"
     );
 }

@@ -220,7 +220,8 @@ fn slower_answers_are_kept_with_a_notice() {
 #[test]
 fn slower_answers_are_a_metric_while_they_are_an_alert() {
     // The answers of a pod's first minute are not compared.
-    let guarded = Guarded::with(|config| config.replace("duration = \"60s\"", "duration = \"120s\""));
+    let guarded =
+        Guarded::with(|config| config.replace("duration = \"60s\"", "duration = \"120s\""));
     let is = |value: u8| {
         let line =
             format!("leadsman_release_slower{{namespace=\"shop\",release=\"mykadoo\"}} {value}");

@@ -198,10 +198,7 @@ fn marked(cluster: &Cluster, plural: &str) {
         "{description}"
     );
     let before = cluster.get(&path(1))["metadata"]["labels"].clone();
-    assert!(
-        before["leadsman.io/made"].is_null(),
-        "{before:#}"
-    );
+    assert!(before["leadsman.io/made"].is_null(), "{before:#}");
 }
 
 #[test]

@@ -77,7 +77,10 @@ fn baking(settings: &str) -> (Guarded, Entrance) {
             if line.starts_with("base_url = ") {
                 return format!("base_url = \"{}\"", entrance.url);
             }
-            line.replace("duration = \"60s\"", &format!("duration = \"30s\"\n{settings}"))
+            line.replace(
+                "duration = \"60s\"",
+                &format!("duration = \"30s\"\n{settings}"),
+            )
         });
         lines.collect::<Vec<_>>().join("\n")
     });

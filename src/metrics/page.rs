@@ -125,7 +125,7 @@ impl ProbeRow<'_> {
 
 fn counters(text: &mut MetricsText, rows: &[ProbeRow]) {
     let name = "leadsman_probes_total";
-    text.family(name, FamilyKind::Counter, "Results taken, by their result.");
+    text.family(name, FamilyKind::Counter, "Results of probes, by outcome.");
     for row in rows {
         let totals = &row.view.totals;
         for (result, count) in [
@@ -174,7 +174,7 @@ fn latencies(text: &mut MetricsText, rows: &[ProbeRow]) {
     text.family(
         "leadsman_probe_duration_seconds",
         FamilyKind::Histogram,
-        "Latency of good and failures, from the due time.",
+        "Latency of successes and failures, from the due time.",
     );
     for row in rows {
         let latencies = &row.view.latencies;
@@ -198,7 +198,7 @@ fn windows(text: &mut MetricsText, rows: &[ProbeRow]) {
     text.family(
         name,
         FamilyKind::Summary,
-        "Latency of good and failures: quantiles over the window where there are enough, sum and count over all.",
+        "Latency of successes and failures: quantiles over the window where there are enough, sum and count over all.",
     );
     for row in rows {
         for (label, quantile) in QUANTILES.iter().zip(row.view.quantiles) {
@@ -217,7 +217,7 @@ fn windows(text: &mut MetricsText, rows: &[ProbeRow]) {
     text.family(
         name,
         FamilyKind::Gauge,
-        "Good and failures in the window, behind its quantiles and its error ratio.",
+        "Successes and failures in the window, behind its quantiles and its error ratio.",
     );
     for row in rows {
         let window = &row.view.window;
@@ -228,7 +228,7 @@ fn windows(text: &mut MetricsText, rows: &[ProbeRow]) {
     text.family(
         name,
         FamilyKind::Gauge,
-        "Share of failures among good and bad ones in the window; absent without any.",
+        "Share of failures among successes and failures in the window; absent without any.",
     );
     for row in rows {
         ratio(text, name, row, None, row.view.window.error_rate());
@@ -238,7 +238,7 @@ fn windows(text: &mut MetricsText, rows: &[ProbeRow]) {
     text.family(
         name,
         FamilyKind::Gauge,
-        "Share of failures among good and bad ones over a longer time; absent without any.",
+        "Share of failures among successes and failures over a longer time; absent without any.",
     );
     for row in rows {
         for (span, counts) in LongWindow::ALL.iter().zip(&row.view.long_windows) {

@@ -34,7 +34,7 @@ impl Rollout {
         commands.push(RolloutCommand::EndAnalysis { kept: false });
         if is_blind {
             let text =
-                format!("Our own trouble makes results void, so this is not acted on: {text}");
+                format!("Our own trouble makes results unknown, so this is not acted on: {text}");
             self.end(RolloutOutcome::Inconclusive, text, now);
             return;
         }

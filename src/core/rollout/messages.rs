@@ -92,7 +92,7 @@ pub enum RolloutInput {
     },
     /// The release was paused, or scaled to zero.
     Held(bool),
-    /// Our own trouble makes all results void, or no longer does.
+    /// Our own trouble makes all results unknown, or no longer does.
     Blind(bool),
     /// The release is gone.
     Uninstalled,

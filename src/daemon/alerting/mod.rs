@@ -380,7 +380,7 @@ impl AlertEvaluator {
             self.probes = (tracked_probe.clone(), by_id.collect());
         }
         let by_id = &self.probes.1;
-        error_budgets::alert_store(&mut self.kept.accounts, promises, &views, by_id);
+        error_budgets::add_spending(&mut self.kept.accounts, promises, &views, by_id);
         let metrics = &self.setup.metrics;
         let accounts = &self.kept.accounts;
         self.looked

@@ -177,7 +177,7 @@ pub(super) struct SpentByRevision {
 
 impl SpentByRevision {
     /// Adds the results since the last evaluation to a revision.
-    fn alert_store(&mut self, revision: u32, totals: (u64, u64)) {
+    fn add(&mut self, revision: u32, totals: (u64, u64)) {
         // Numbers that went back begin again: the release was uninstalled, and the later ones are of its former life.
         self.revisions.split_off(&(revision.saturating_add(1)));
         let spent = self.revisions.entry(revision).or_default();
@@ -198,7 +198,7 @@ pub(super) type SpentByRelease = BTreeMap<String, SpentByRevision>;
 
 /// Adds the results since the last evaluation to the revision that serves. Drops releases that were uninstalled or have
 /// no objective any longer.
-pub(super) fn alert_store(
+pub(super) fn add_spending(
     accounts: &mut SpentByRelease,
     promises: &[Promise],
     views: &[Arc<GuardView>],
@@ -223,10 +223,7 @@ pub(super) fn alert_store(
             continue;
         };
         let totals = promise.totals(tracked_probe);
-        accounts
-            .entry(name)
-            .or_default()
-            .alert_store(revision, totals);
+        accounts.entry(name).or_default().add(revision, totals);
     }
 }
 

@@ -111,9 +111,9 @@ fn spent(accounts: &SpentByRelease) -> Vec<(u32, (u64, u64))> {
 fn what_was_sounded_before_the_first_look_is_on_nobodys_account() {
     let sounded = Sounded::new();
     let mut accounts = SpentByRelease::new();
-    let mut alert_store = |revision| {
+    let mut spending = |revision| {
         let views = view("idle", revision);
-        super::alert_store(
+        super::add_spending(
             &mut accounts,
             &sounded.promises,
             &views,
@@ -123,23 +123,23 @@ fn what_was_sounded_before_the_first_look_is_on_nobodys_account() {
     };
     // A replica that probed for an hour before it was its turn to tell.
     sounded.sound("api", (0..3600).step_by(10), false, 10);
-    assert_eq!(alert_store(Some(7)), [(7, (0, 0))]);
+    assert_eq!(spending(Some(7)), [(7, (0, 0))]);
     sounded.sound("api", 3600..3604, false, 10);
     sounded.sound("db", 3600..3606, true, 10);
-    assert_eq!(alert_store(Some(7)), [(7, (10, 4))]);
+    assert_eq!(spending(Some(7)), [(7, (10, 4))]);
     sounded.sound("db", 3610..3612, false, 10);
-    assert_eq!(alert_store(Some(8)), [(7, (10, 4)), (8, (2, 2))]);
+    assert_eq!(spending(Some(8)), [(7, (10, 4)), (8, (2, 2))]);
     // What is not known for a moment is on the next account that is.
     sounded.sound("db", 3620..3621, true, 10);
-    assert_eq!(alert_store(None), [(7, (10, 4)), (8, (2, 2))]);
-    assert_eq!(alert_store(Some(8)), [(7, (10, 4)), (8, (3, 2))]);
+    assert_eq!(spending(None), [(7, (10, 4)), (8, (2, 2))]);
+    assert_eq!(spending(Some(8)), [(7, (10, 4)), (8, (3, 2))]);
     // The release was installed anew, and its numbers begin again.
     sounded.sound("api", 3630..3632, true, 10);
-    assert_eq!(alert_store(Some(1)), [(1, (2, 0))]);
+    assert_eq!(spending(Some(1)), [(1, (2, 0))]);
     for revision in 2..40 {
-        alert_store(Some(revision));
+        spending(Some(revision));
     }
-    let last = alert_store(Some(40));
+    let last = spending(Some(40));
     assert_eq!(last.len(), MAX_REVISIONS);
     assert_eq!(last.last().unwrap().0, 40);
 }
@@ -150,7 +150,7 @@ fn accounts_of_what_is_gone_are_closed() {
     let mut accounts = SpentByRelease::new();
     accounts.insert("shop/other".into(), SpentByRevision::default());
     let views = view("idle", Some(3));
-    alert_store(
+    add_spending(
         &mut accounts,
         &sounded.promises,
         &views,
@@ -158,7 +158,7 @@ fn accounts_of_what_is_gone_are_closed() {
     );
     assert_eq!(accounts.keys().collect::<Vec<_>>(), ["shop/web"]);
     let views = view("not_installed", None);
-    alert_store(
+    add_spending(
         &mut accounts,
         &sounded.promises,
         &views,
